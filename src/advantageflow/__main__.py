@@ -1,0 +1,3 @@
+from advantageflow.cli import main
+
+main()

@@ -1,0 +1,83 @@
+"""From rewards to advantages: how much better an image is than the others of its prompt."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Normalize = Literal["centered_rms", "raw_std"]
+
+
+def group_advantages(
+    rewards: Tensor,
+    group_ids: Tensor,
+    normalize: Normalize = "centered_rms",
+    clip: float = 1.0,
+    recenter: bool = False,
+) -> Tensor:
+    """Advantages of a batch, each prompt's mean reward being the baseline.
+
+    centered_rms: A = clip((r - mean_prompt) / Z), Z the root mean square over the batch of the centred rewards
+        (AdvantageFlow, eq. 6).
+    raw_std: z = clip((r - mean_prompt) / (std + 1e-4)), std over the batch of the raw rewards, so that differences
+        between prompts enlarge it (DiffusionNFT's and Flow-GRPO's code; their clip is 5).
+
+    A group whose rewards are all equal gets exactly 0; `zero_variance_groups` counts these.
+
+    Args:
+        rewards: float [batch], finite, higher is better.
+        group_ids: integers [batch]; equal for images of one prompt.
+        clip: bound of the result, positive.
+        recenter: subtract each group's mean again after clipping, and shrink a group that then leaves [-clip, clip].
+            Clipping skewed rewards leaves a mean advantage other than 0, which the theory does not allow.
+
+    Returns:
+        float64 [batch] in [-clip, clip].
+
+    Raises:
+        ValueError: shapes differ, a reward is not finite, clip is not positive, or `normalize` is unknown.
+    """
+    if rewards.ndim != 1 or rewards.shape != group_ids.shape:
+        raise ValueError(
+            f"rewards and group_ids must both be [batch], got {list(rewards.shape)} and {list(group_ids.shape)}"
+        )
+    if not torch.isfinite(rewards).all():
+        bad = int((~torch.isfinite(rewards)).nonzero()[0])
+        raise ValueError(f"reward {bad} is {rewards[bad].item()}; advantages need finite rewards")
+    if clip <= 0:
+        raise ValueError(f"clip must be positive, got {clip}")
+    rewards = rewards.double()
+    centered, group = _center(rewards, group_ids)
+    if normalize == "centered_rms":
+        scale = centered.square().mean().sqrt()
+    elif normalize == "raw_std":
+        scale = rewards.std(correction=0) + 1e-4
+    else:
+        raise ValueError(f"unknown normalize {normalize!r}; use one of {', '.join(get_args(Normalize))}")
+    advantages = (centered / scale if scale > 0 else centered).clamp(-clip, clip)
+    if recenter:
+        advantages, group = _center(advantages, group_ids)
+        largest = torch.zeros(int(group.max()) + 1, dtype=advantages.dtype, device=advantages.device)
+        largest.scatter_reduce_(0, group, advantages.abs(), "amax")
+        advantages = advantages * (clip / largest.clamp(min=clip))[group]
+    return advantages
+
+
+def zero_variance_groups(rewards: Tensor, group_ids: Tensor) -> int:
+    """The number of prompts whose images all got the same reward, and so teach nothing."""
+    return sum(bool((rewards[group_ids == i] == rewards[group_ids == i][0]).all()) for i in group_ids.unique())
+
+
+def _center(values: Tensor, group_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Values minus their group's mean, exactly 0 where a group is constant; and the groups numbered from 0."""
+    unique, group = torch.unique(group_ids, return_inverse=True)
+    low, high, total = (
+        torch.zeros(len(unique), dtype=values.dtype, device=values.device).scatter_reduce_(
+            0, group, values, reduce, include_self=False
+        )
+        for reduce in ("amin", "amax", "mean")
+    )
+    centered = values - total[group]
+    return torch.where((low == high)[group], torch.zeros_like(centered), centered), group

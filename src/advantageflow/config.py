@@ -1,0 +1,340 @@
+"""One typed tree of settings: a recipe in YAML, changed by `key=value`, checked before any model is loaded."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+RECIPES = Path(__file__).parent / "recipes"
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class ConfigError(ValueError):
+    """A setting, file or combination that cannot work; the message names it, what is allowed, and what to do."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSettings(Section):
+    path: str = Field("scenes", description='"scenes" (built in), a diffusers pipeline folder, or a hub name')
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the network; LoRA weights stay float32")
+    device: str = Field("auto", description='"auto" (CUDA if present), "cpu", "cuda"')
+
+
+class PolicySettings(Section):
+    lora_rank: Annotated[int, Field(ge=0)] = Field(32, description="0 trains all weights")
+    lora_alpha: Positive = 64
+    rollout_decay: Literal[0, 1, 2] = Field(1, description="DiffusionNFT's schedule of the rollout policy")
+    average_decay: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of the weights that are evaluated")
+
+
+class PromptSettings(Section):
+    train: str = Field("scenes:train", description="a built-in set or a text file, one prompt a line")
+    held_out: str = "scenes:held_out"
+
+
+class RolloutSettings(Section):
+    prompts_per_iteration: Count = 32
+    images_per_prompt: Annotated[int, Field(ge=2)] = Field(4, description="the group size; advantages need 2 or more")
+    num_inference_steps: Annotated[int, Field(ge=2)] = 10
+    solver: Literal["euler", "heun", "dpm2", "flow_sde"] = "dpm2"
+    noise_level: Positive = Field(0.7, description="of flow_sde")
+    batch_size: Count = Field(64, description="images sampled at once")
+
+
+class AdvantageSettings(Section):
+    normalize: Literal["centered_rms", "raw_std"] = "centered_rms"
+    clip: Positive = 1.0
+    recenter: bool = False
+
+
+class AdvantageFlowSettings(Section):
+    family: ClassVar[str] = "forward"
+    defaults: ClassVar[dict[str, dict[str, Any]]] = {
+        "advantage": {"normalize": "centered_rms", "clip": 1.0},
+        "rollout": {"solver": "dpm2"},
+        "policy": {"rollout_decay": 1},
+    }
+
+    name: Literal["advantageflow"] = "advantageflow"
+    gamma: float | Literal["1-A"] = 1.1
+    beta: Positive = 1.0
+    reference_weight: NonNegative = 1e-3
+    adaptive_scale: bool = False
+
+
+class DiffusionNFTSettings(Section):
+    family: ClassVar[str] = "forward"
+    defaults: ClassVar[dict[str, dict[str, Any]]] = {
+        "advantage": {"normalize": "raw_std", "clip": 5.0},
+        "rollout": {"solver": "dpm2"},
+        "policy": {"rollout_decay": 1},
+    }
+
+    name: Literal["nft"] = "nft"
+    beta: Positive = 1.0
+    reference_weight: NonNegative = 1e-4
+    advantage_clip: Positive = 5.0
+    adaptive_scale: bool = True
+
+
+class FlowGRPOSettings(Section):
+    family: ClassVar[str] = "reverse"
+    defaults: ClassVar[dict[str, dict[str, Any]]] = {
+        "advantage": {"normalize": "raw_std", "clip": 5.0},
+        "rollout": {"solver": "flow_sde"},
+        "policy": {"rollout_decay": 0},
+    }
+
+    name: Literal["flow-grpo"] = "flow-grpo"
+    clip_range: Positive = 1e-4
+    kl_weight: NonNegative = 0.04
+    advantage_clip: Positive = 5.0
+
+
+ObjectiveSettings = Annotated[
+    AdvantageFlowSettings | DiffusionNFTSettings | FlowGRPOSettings, Field(discriminator="name")
+]
+OBJECTIVES: dict[str, type[AdvantageFlowSettings] | type[DiffusionNFTSettings] | type[FlowGRPOSettings]] = {
+    "advantageflow": AdvantageFlowSettings,
+    "nft": DiffusionNFTSettings,
+    "flow-grpo": FlowGRPOSettings,
+}
+
+
+class LearnSettings(Section):
+    t_distribution: Literal["uniform", "rollout_grid", "logit_normal"] = "rollout_grid"
+    t_draws: Count = Field(
+        9, description="noised copies of each image (forward) or transitions (reverse) to learn from"
+    )
+    optimizer_steps: Count = Field(1, description="steps per iteration, each on an equal part of the images")
+    batch_size: Count = Field(256, description="noised copies in one call; does not change the result")
+    learning_rate: Positive = 3e-4
+    weight_decay: NonNegative = 1e-4
+    max_grad_norm: Positive = 1.0
+
+
+class EvaluationSettings(Section):
+    rewards: dict[str, str] = Field({"reward": "scenes_graded"}, description="label -> reward; the first goes by task")
+    num_images: Count = 480
+    num_inference_steps: Annotated[int, Field(ge=2)] = 10
+    guidance_scale: Positive = 1.0
+    every: Annotated[int, Field(ge=0)] = Field(
+        0, description="iterations between evaluations; 0 for start and end only"
+    )
+
+
+class RunSettings(Section):
+    iterations: Count = 1000
+    checkpoint_every: Count = 10
+    samples_every: Count = 10
+    threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads; 0 for PyTorch's choice")
+
+
+class Config(Section):
+    """Everything that decides a run."""
+
+    name: str = "run"
+    seed: Annotated[int, Field(ge=0)] = 0
+    reward: str = Field("scenes_graded", description="a built-in reward or package.module:function")
+    model: ModelSettings = ModelSettings()
+    policy: PolicySettings = PolicySettings()
+    prompts: PromptSettings = PromptSettings()
+    rollout: RolloutSettings = RolloutSettings()
+    advantage: AdvantageSettings = AdvantageSettings()
+    objective: ObjectiveSettings = AdvantageFlowSettings()
+    learn: LearnSettings = LearnSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    run: RunSettings = RunSettings()
+
+
+def recipe_names() -> list[str]:
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_config(recipe: str, overrides: Iterable[str] = ()) -> Config:
+    """Read a recipe, apply "section.key=value" changes, and check the whole.
+
+    Args:
+        recipe: the name of a shipped recipe or the path of a YAML file.
+        overrides: values are read as YAML; `objective=nft` is short for `objective.name=nft`.
+
+    Raises:
+        ConfigError: naming the key, what is allowed, and the nearest valid name.
+    """
+    settings = read_recipe(recipe)
+    changes = [_parse_change(override) for override in overrides]
+    for key, value in sorted(changes, key=lambda change: change[0] not in ("objective", "objective.name")):
+        if key in ("objective", "objective.name"):
+            _switch_objective(settings, value)
+        else:
+            _assign(settings, key, value)
+    return check_config(settings)
+
+
+def read_recipe(recipe: str) -> dict[str, Any]:
+    """The plain content of a recipe, by name or path."""
+    path = Path(recipe) if recipe.endswith((".yaml", ".yml")) else RECIPES / f"{recipe}.yaml"
+    if not path.is_file():
+        raise ConfigError(
+            f"unknown recipe {recipe!r}; shipped are {', '.join(recipe_names())}{_nearest(recipe, recipe_names())}, "
+            "or give the path of a .yaml file"
+        )
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold a mapping of settings, not {type(content).__name__}")
+    return content
+
+
+def _parse_change(override: str) -> tuple[str, Any]:
+    key, separator, text = override.partition("=")
+    if not separator:
+        raise ConfigError(f"cannot read {override!r}; write a change as key=value, such as seed=1")
+    try:
+        return key, yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the value of {override!r} is not valid YAML: {str(error).splitlines()[0]}") from None
+
+
+def _assign(settings: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        settings = settings.setdefault(section, {})
+        if not isinstance(settings, dict):
+            raise ConfigError(f"{key!r} cannot be set: {section!r} is not a section")
+    settings[last] = value
+
+
+def _switch_objective(settings: dict[str, Any], value: Any) -> None:
+    """Another method starts from its own defaults, but keeps a sampler that it can learn from."""
+    old, new = settings.get("objective") or {}, value if isinstance(value, dict) else {"name": value}
+    before, after = (OBJECTIVES.get(choice.get("name", "advantageflow")) for choice in (old, new))
+    if before is after:
+        settings["objective"] = {**old, **new}
+        return
+    settings["objective"] = new
+    if before is None or after is None:
+        return
+    for section, values in after.defaults.items():
+        for key, default in values.items():
+            if key != "solver" or before.family != after.family:
+                _assign(settings, f"{section}.{key}", default)
+
+
+def check_config(settings: dict[str, Any]) -> Config:
+    """Validate plain settings; what the objective needs is filled in where the recipe is silent.
+
+    Raises:
+        ConfigError: see `load_config`.
+    """
+    objective = settings.get("objective", {})
+    if isinstance(objective, str):
+        objective = settings["objective"] = {"name": objective}
+    if isinstance(objective, dict):
+        objective.setdefault("name", "advantageflow")
+        if objective["name"] in OBJECTIVES:
+            for section, values in OBJECTIVES[objective["name"]].defaults.items():
+                if isinstance(settings.setdefault(section, {}), dict):
+                    settings[section] = values | settings[section]
+    try:
+        config = Config.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(error.errors()))) from None
+    _check_combination(config)
+    return config
+
+
+def _check_combination(config: Config) -> None:
+    solver, objective = config.rollout.solver, config.objective
+    if objective.family == "reverse" and solver != "flow_sde":
+        raise ConfigError(
+            f"rollout.solver is {solver!r}, an ODE, but objective {objective.name!r} learns from an SDE's transitions; "
+            "set rollout.solver=flow_sde or remove the key"
+        )
+    if objective.family == "forward" and solver == "flow_sde":
+        raise ConfigError(
+            f"rollout.solver is 'flow_sde', but objective {objective.name!r} learns from clean samples of an ODE; "
+            "set rollout.solver to dpm2, euler or heun"
+        )
+    steps, draws = config.rollout.num_inference_steps, config.learn.t_draws
+    if draws > steps and (objective.family == "reverse" or config.learn.t_distribution == "rollout_grid"):
+        raise ConfigError(
+            f"learn.t_draws is {draws}, but a rollout of {steps} steps has only {steps} times; "
+            f"set learn.t_draws to at most {steps}"
+        )
+    images = config.rollout.prompts_per_iteration * config.rollout.images_per_prompt
+    if config.learn.optimizer_steps > images:
+        raise ConfigError(
+            f"learn.optimizer_steps is {config.learn.optimizer_steps}, but an iteration has only {images} images"
+        )
+    if not config.evaluation.rewards:
+        raise ConfigError("evaluation.rewards is empty; name at least one, such as {reward: scenes_graded}")
+
+
+def _explain(errors: list[ErrorDetails]) -> list[str]:
+    """One sentence per wrong key."""
+    by_key: dict[str, list[ErrorDetails]] = {}
+    for error in errors:
+        path = [str(part) for part in error["loc"]]
+        if path[0] == "objective" and len(path) > 1 and path[1] in OBJECTIVES:
+            del path[1]  # the union's branch
+        if path[0] == "objective" and len(path) > 2:
+            del path[2:]
+        by_key.setdefault(".".join(path), []).append(error)
+    return [_sentence(key, found) for key, found in by_key.items()]
+
+
+def _sentence(key: str, found: list[ErrorDetails]) -> str:
+    first = found[0]
+    if first["type"] == "extra_forbidden":
+        section, _, last = key.rpartition(".")
+        names = _allowed_keys(first["loc"])
+        where = f"in {section!r}" if section else "at the top of a recipe"
+        return f"unknown key {key!r}{_nearest(last, names)}; allowed {where}: {', '.join(names)}"
+    if first["type"] == "union_tag_invalid":
+        names = list(OBJECTIVES)
+        value = first["input"].get("name") if isinstance(first["input"], dict) else first["input"]
+        return f"objective.name is {value!r}{_nearest(str(value), names)}; allowed: {', '.join(names)}"
+    if key == "objective.gamma":
+        return f"objective.gamma is {first['input']!r}; allowed: a number, or '1-A'"
+    if key == "rollout.images_per_prompt":
+        return f"{key} is {first['input']!r}; a group needs at least 2 images to compare"
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return f"{key} is {first['input']!r}; {message.replace('input should', 'it should')}"
+
+
+def _allowed_keys(path: tuple[int | str, ...]) -> list[str]:
+    section: type[BaseModel] = Config
+    for part in path[:-1]:
+        if part in OBJECTIVES:
+            section = OBJECTIVES[str(part)]
+        elif part != "objective":
+            inner = section.model_fields[str(part)].annotation
+            assert isinstance(inner, type)
+            assert issubclass(inner, BaseModel)
+            section = inner
+    return list(section.model_fields)
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def dump_config(config: Config) -> str:
+    """Every value, defaults included, as YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

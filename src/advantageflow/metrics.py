@@ -1,0 +1,63 @@
+"""What is written down of every iteration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from advantageflow.learning import Terms
+from advantageflow.run_directory import RunDirectory
+
+
+def reward_metrics(rewards: Tensor) -> dict[str, float]:
+    return {
+        "reward/mean": rewards.mean().item(),
+        "reward/std": rewards.std(correction=0).item(),
+        "reward/best": rewards.max().item(),
+    }
+
+
+def learning_metrics(found: list[Terms], advantages: Tensor) -> dict[str, float | None]:
+    """Means of the loss, of each of its terms, and of the distances; the terms also over each sign of the advantage.
+
+    A mean over no sample is None.
+    """
+    advantage = torch.cat([advantages[part.images] for part in found])
+    values = {
+        f"loss/{name}": torch.cat([part.terms[name].detach().double().cpu() for part in found])
+        for name in found[0].terms
+    }
+    values = {"loss": torch.stack(list(values.values())).sum(0), **values}
+    row: dict[str, float | None] = {}
+    for name, value in values.items():
+        row[name] = value.mean().item()
+        for sign, chosen in (("positive", advantage > 0), ("negative", advantage < 0)):
+            row[f"{name}/{sign}_advantage"] = value[chosen].mean().item() if chosen.any() else None
+    for name in ("to_rollout", "to_reference"):
+        mean = torch.cat([getattr(part, name).double().cpu() for part in found]).mean().item()
+        row[f"distance/{name}"] = mean if mean == mean else None
+    return row
+
+
+class MetricsWriter:
+    """Appends rows to metrics.jsonl, and to TensorBoard where that is installed."""
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self.directory = directory
+        self._board: Any = None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            return
+        self._board = SummaryWriter(str(directory.path / "tensorboard"))
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        self.directory.append_metrics(row)
+        if self._board is not None:
+            for name, value in row.items():
+                if isinstance(value, int | float):
+                    self._board.add_scalar(name, value, row["iteration"])
+            self._board.flush()

@@ -1,0 +1,75 @@
+"""Image grids with their prompts and scores."""
+
+from __future__ import annotations
+
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from advantageflow.evaluation import Evaluation
+
+COLUMNS = 6
+CELL = 192  # pixels; small images are enlarged to it without smoothing
+CAPTION = 40
+GAP = 8
+PAPER, INK, GOOD, BAD = (255, 255, 255), (40, 40, 40), (20, 130, 60), (190, 40, 40)
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """An image [3, height, width] in [0, 1] as a picture."""
+    return Image.fromarray((image.permute(1, 2, 0) * 255).round().byte().numpy())
+
+
+def labelled_grid(shown: Evaluation, title: str = "") -> Image.Image:
+    """All images of an evaluation, each above its prompt and its scores."""
+    cells = [
+        _cell(shown.images[i], shown.prompts[i], {label: values[i].item() for label, values in shown.by_image.items()})
+        for i in range(len(shown.prompts))
+    ]
+    return _arrange(cells, COLUMNS, title)
+
+
+def before_and_after(before: Evaluation, after: Evaluation, count: int = 12) -> Image.Image:
+    """The same prompts and noise under two policies, side by side: the images whose first score changed come first."""
+    label = next(iter(before.by_image))
+    change = (after.by_image[label] - before.by_image[label]).abs()
+    chosen = sorted(range(len(before.prompts)), key=lambda i: (-change[i].item(), i))[:count]
+    halves = []
+    for shown, title in ((before, "before"), (after, "after")):
+        scores = shown.by_image[label]
+        cells = [_cell(shown.images[i], shown.prompts[i], {label: scores[i].item()}) for i in sorted(chosen)]
+        halves.append(_arrange(cells, 4, title))
+    width = sum(half.width for half in halves) + 3 * GAP
+    page = Image.new("RGB", (width, halves[0].height), PAPER)
+    page.paste(halves[0], (0, 0))
+    page.paste(halves[1], (halves[0].width + 3 * GAP, 0))
+    return page
+
+
+def _cell(image: Tensor, prompt: str, scores: dict[str, float]) -> Image.Image:
+    picture = to_pil(image)
+    smooth = Image.Resampling.NEAREST if picture.width < CELL else Image.Resampling.LANCZOS
+    picture = picture.resize((CELL, CELL), smooth)
+    cell = Image.new("RGB", (CELL, CELL + CAPTION), PAPER)
+    cell.paste(picture, (0, 0))
+    draw = ImageDraw.Draw(cell)
+    font = ImageFont.load_default(13)
+    text = prompt
+    while draw.textlength(text, font=font) > CELL and len(text) > 4:
+        text = text[:-4] + "..."
+    draw.text((0, CELL + 3), text, fill=INK, font=font)
+    first = next(iter(scores.values()), 0.0)
+    numbers = "  ".join(f"{label} {value:.2f}" for label, value in scores.items())
+    draw.text((0, CELL + 20), numbers, fill=GOOD if first >= 1 else BAD, font=ImageFont.load_default(12))
+    return cell
+
+
+def _arrange(cells: list[Image.Image], columns: int, title: str) -> Image.Image:
+    columns = min(columns, len(cells))
+    rows = -(-len(cells) // columns)
+    top = 30 if title else GAP
+    page = Image.new("RGB", (columns * (CELL + GAP) + GAP, top + rows * (CELL + CAPTION + GAP)), PAPER)
+    if title:
+        ImageDraw.Draw(page).text((GAP, 5), title, fill=INK, font=ImageFont.load_default(18))
+    for i, cell in enumerate(cells):
+        page.paste(cell, (GAP + i % columns * (CELL + GAP), top + i // columns * (CELL + CAPTION + GAP)))
+    return page

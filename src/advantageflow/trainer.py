@@ -1,0 +1,287 @@
+"""Algorithm 1 of AdvantageFlow (arXiv 2605.26013), and every other method of the same six verbs:
+
+    prompts -> roll out -> reward -> advantage -> learn -> refresh the rollout policy
+
+The loop departs from the paper in:
+    1. an iteration may take several optimizer steps, each on an equal part of its images (`learn.optimizer_steps`);
+    2. an image may be noised at several times in one step (`learn.t_draws`), as in DiffusionNFT's code;
+    3. a reverse-process objective (Flow-GRPO) learns from the recorded SDE transitions instead of noised images;
+    4. an average of the learner's weights is kept for evaluation and export, as in DiffusionNFT's code.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from advantageflow.advantages import group_advantages, zero_variance_groups
+from advantageflow.checkpoint import load_optimizer_tensors, optimizer_tensors
+from advantageflow.config import Config
+from advantageflow.evaluation import Evaluation, evaluate
+from advantageflow.learning import Terms, batches, draw_steps, draw_times, forward_terms, reverse_terms
+from advantageflow.metrics import MetricsWriter, learning_metrics, reward_metrics
+from advantageflow.models.sd3 import SD3Model
+from advantageflow.objectives import OBJECTIVES, FlowGRPO
+from advantageflow.policy import Policy, Role, average_decay, rollout_decay
+from advantageflow.progress import Display
+from advantageflow.prompts import PromptSet
+from advantageflow.report.curves import draw_curve
+from advantageflow.report.grids import before_and_after, labelled_grid
+from advantageflow.rewards import Reward, score
+from advantageflow.rollout import Samples, decode, sample
+from advantageflow.run_directory import RunDirectory
+from advantageflow.seeding import Stream, address_seed, generator
+
+GRID_IMAGES = 24
+
+
+class NonFiniteLossError(ArithmeticError):
+    """A loss or gradient that is NaN or infinite; the last checkpoint is unharmed."""
+
+
+class Trainer:
+    """A run: its model, policy, optimizer and folder.
+
+    Args:
+        rewards: label -> (name, function) of the rewards that are evaluated.
+        display: shows progress.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        directory: RunDirectory,
+        model: SD3Model,
+        *,
+        train_prompts: PromptSet,
+        held_out_prompts: PromptSet,
+        reward: Reward,
+        rewards: dict[str, tuple[str, Reward]],
+        display: Display,
+    ) -> None:
+        self.config, self.directory, self.model, self.display = config, directory, model, display
+        self.train_prompts, self.held_out_prompts = train_prompts, held_out_prompts
+        self.reward, self.rewards = reward, rewards
+        self.objective = OBJECTIVES[config.objective.name](**config.objective.model_dump(exclude={"name"}))
+        self.sigmas = model.sigmas(config.rollout.num_inference_steps)
+        self.policy = Policy(
+            model.transformer,
+            lora_rank=config.policy.lora_rank,
+            lora_alpha=config.policy.lora_alpha,
+            targets=model.lora_targets,
+            seed=address_seed(Stream.POLICY, config.seed),
+        )
+        self.optimizer = torch.optim.AdamW(
+            self.policy.parameters,
+            lr=config.learn.learning_rate,
+            weight_decay=config.learn.weight_decay,
+            foreach=True,
+        )
+        self.iteration = 0
+        self.optimizer_step = 0
+        self.before: dict[str, Any] | None = None
+        self.seconds = {"sampling": 0.0, "scoring": 0.0, "learning": 0.0, "evaluating": 0.0}
+        self.stopping = False
+
+    def run(self) -> dict[str, Any] | None:
+        """Train to the last iteration and write the summary; None if `stopping` was set before."""
+        self._resume()
+        writer = MetricsWriter(self.directory)
+        if self.before is None:
+            self.before = self._evaluate("reference").summary()
+            self._save()
+        while self.iteration < self.config.run.iterations and not self.stopping:
+            row = self.iterate()
+            every = self.config.evaluation.every
+            if every and self.iteration % every == 0 and self.iteration < self.config.run.iterations:
+                row["evaluation"] = self._evaluate("average").summary()
+            writer.write(row)
+            self.display.iteration_done(row)
+            if self.iteration % self.config.run.samples_every == 0:
+                self._draw_samples()
+            if self.iteration % self.config.run.checkpoint_every == 0 or self.stopping:
+                self._save()
+        return self._finish() if self.iteration >= self.config.run.iterations else None
+
+    def iterate(self) -> dict[str, Any]:
+        """One iteration of Algorithm 1; returns its metrics."""
+        config, seconds = self.config, dict(self.seconds)
+        count, group_size = config.rollout.prompts_per_iteration, config.rollout.images_per_prompt
+
+        chosen = self.train_prompts.draw(self.iteration * count, count, config.seed)
+        prompts = [self.train_prompts.texts[i] for i in chosen for _ in range(group_size)]
+        group_ids = torch.arange(count).repeat_interleave(group_size)
+        with self._timed("sampling", len(prompts)):
+            samples = self._roll_out(prompts)
+            images = decode(self.model, samples.x0, config.rollout.batch_size)
+        with self._timed("scoring", len(prompts)):
+            rewards = score(config.reward, self.reward, images, prompts)
+        advantages = group_advantages(rewards, group_ids, **config.advantage.model_dump())
+        with self._timed("learning", len(prompts) * config.learn.t_draws):
+            learned = self._learn(prompts, samples, advantages)
+        self.policy.update_rollout(rollout_decay(config.policy.rollout_decay, self.optimizer_step))
+
+        row = {
+            "iteration": self.iteration,
+            **reward_metrics(rewards),
+            "zero_variance_groups": zero_variance_groups(rewards, group_ids),
+            "advantage/mean": advantages.mean().item(),
+            **learned,
+            **{
+                f"seconds/{stage}": self.seconds[stage] - seconds[stage]
+                for stage in ("sampling", "scoring", "learning")
+            },
+            "seconds/training": self._training_seconds(),
+        }
+        self.iteration += 1
+        return row
+
+    def _roll_out(self, prompts: list[str]) -> Samples:
+        settings = self.config.rollout
+        with self.policy.acting_as("rollout") as transformer:
+            return sample(
+                self.model,
+                transformer,
+                prompts,
+                stream=Stream.ROLLOUT,
+                address=(self.config.seed, self.iteration),
+                num_inference_steps=settings.num_inference_steps,
+                solver=settings.solver,
+                noise_level=settings.noise_level,
+                batch_size=settings.batch_size,
+                advance=self.display.advance,
+            )
+
+    def _learn(self, prompts: list[str], samples: Samples, advantages: Tensor) -> dict[str, float | None]:
+        """Take the iteration's optimizer steps, each on the mean loss of its part of the images."""
+        learn, address = self.config.learn, (self.config.seed, self.iteration)
+        order = torch.randperm(len(prompts), generator=generator(Stream.ORDER, *address)).tolist()
+        terms_of = self._terms_of(prompts, samples, advantages)
+        found: list[Terms] = []
+        norms = []
+        for part in range(learn.optimizer_steps):
+            images = order[part :: learn.optimizer_steps]
+            cases = [(image, draw) for draw in range(learn.t_draws) for image in images]
+            self.optimizer.zero_grad()
+            for batch in batches(cases, learn.batch_size):
+                terms = terms_of(batch)
+                loss = torch.stack(list(terms.terms.values())).sum(0)
+                self._check(loss, terms, prompts)
+                (loss.sum() / len(cases)).backward()
+                found.append(terms.detached())
+                self.display.advance(len(batch))
+            norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters, learn.max_grad_norm, foreach=True)
+            if not torch.isfinite(norm):
+                raise NonFiniteLossError(f"the gradient norm is {norm.item()} in iteration {self.iteration}")
+            norms.append(norm.item())
+            self.optimizer.step()
+            self.optimizer_step += 1
+            self.policy.update_average(average_decay(self.optimizer_step, self.config.policy.average_decay))
+        return {**learning_metrics(found, advantages), "grad_norm": sum(norms) / len(norms)}
+
+    def _terms_of(self, prompts: list[str], samples: Samples, advantages: Tensor) -> Any:
+        """What the objective sees of a batch of cases: fresh noise, or recorded transitions."""
+        learn, address = self.config.learn, (self.config.seed, self.iteration)
+        if isinstance(self.objective, FlowGRPO):
+            steps = draw_steps(len(prompts), learn.t_draws, len(self.sigmas) - 1, address)
+            noise_level = self.config.rollout.noise_level
+            see = partial(reverse_terms, steps=steps, noise_level=noise_level, sigmas=self.sigmas)
+            return lambda cases: see(self.model, self.policy, self.objective, samples, prompts, advantages, cases)
+        times = draw_times(learn.t_distribution, len(prompts), learn.t_draws, self.sigmas, address)
+        renoise = partial(forward_terms, times=times, address=address)
+        return lambda cases: renoise(self.model, self.policy, self.objective, samples, prompts, advantages, cases)
+
+    def _check(self, loss: Tensor, terms: Terms, prompts: list[str]) -> None:
+        bad = (~torch.isfinite(loss.detach())).nonzero().flatten().tolist()
+        if bad:
+            image = terms.images[bad[0]]
+            values = {name: value[bad[0]].item() for name, value in terms.terms.items()}
+            raise NonFiniteLossError(
+                f"the loss of sample {image} (prompt {prompts[image]!r}) is {loss[bad[0]].item()} in iteration "
+                f"{self.iteration}: {values}; lower learn.learning_rate, then continue from the last checkpoint"
+            )
+
+    def _evaluate(self, role: Role) -> Evaluation:
+        settings = self.config.evaluation
+        with self._timed("evaluating", settings.num_images), self.policy.acting_as(role) as transformer:
+            return evaluate(
+                self.model,
+                transformer,
+                self.held_out_prompts,
+                self.rewards,
+                num_images=settings.num_images,
+                num_inference_steps=settings.num_inference_steps,
+                guidance_scale=settings.guidance_scale,
+                batch_size=self.config.rollout.batch_size,
+                advance=self.display.advance,
+            )
+
+    def _grid(self, role: Role) -> Evaluation:
+        with self.policy.acting_as(role) as transformer:
+            return evaluate(
+                self.model,
+                transformer,
+                self.held_out_prompts,
+                self.rewards,
+                num_images=GRID_IMAGES,
+                num_inference_steps=self.config.evaluation.num_inference_steps,
+                guidance_scale=self.config.evaluation.guidance_scale,
+            )
+
+    def _draw_samples(self) -> None:
+        with self._timed("evaluating", 1):
+            labelled_grid(self._grid("average")).save(self.directory.samples / f"{self.iteration:06d}.png")
+
+    def _finish(self) -> dict[str, Any]:
+        after = self._evaluate("average").summary()
+        before_and_after(self._grid("reference"), self._grid("average")).save(
+            self.directory.samples / "before_after.png"
+        )
+        if self.policy.is_lora:
+            self.model.save_lora(self.directory.lora, self.policy.lora_state_dict("average"))
+        self._save()
+        summary = {
+            "before": self.before,
+            "after": after,
+            "iterations": self.iteration,
+            "seconds": {**self.seconds, "training": self._training_seconds()},
+        }
+        draw_curve(self.directory.metrics(), summary, self.directory.curve)
+        self.directory.write_summary(summary)
+        return summary
+
+    def _training_seconds(self) -> float:
+        return self.seconds["sampling"] + self.seconds["scoring"] + self.seconds["learning"]
+
+    @contextmanager
+    def _timed(self, stage: str, total: int) -> Iterator[None]:
+        self.display.stage(stage, total)
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] += time.perf_counter() - start
+
+    def _save(self) -> None:
+        record = {
+            "iteration": self.iteration,
+            "optimizer_step": self.optimizer_step,
+            "before": self.before,
+            "seconds": self.seconds,
+        }
+        tensors = {**self.policy.state(), "optimizer": optimizer_tensors(self.optimizer)}
+        self.directory.save_checkpoint(self.iteration, tensors, record)
+
+    def _resume(self) -> None:
+        saved = self.directory.latest_checkpoint()
+        if saved is not None:
+            tensors, record = saved
+            self.policy.load_state(tensors)
+            load_optimizer_tensors(self.optimizer, tensors.get("optimizer", {}))
+            self.iteration, self.optimizer_step = record["iteration"], record["optimizer_step"]
+            self.before, self.seconds = record["before"], record["seconds"]
+        self.directory.keep_metrics(self.iteration)
