@@ -271,10 +271,12 @@ def _check_combination(config: Config) -> None:
             "set rollout.solver to dpm2, euler or heun"
         )
     steps, draws = config.rollout.num_inference_steps, config.learn.t_draws
-    if draws > steps and (objective.family == "reverse" or config.learn.t_distribution == "rollout_grid"):
+    # the last transition of an SDE adds almost no noise and is not learned from
+    most = steps - 1 if objective.family == "reverse" else steps
+    if draws > most and (objective.family == "reverse" or config.learn.t_distribution == "rollout_grid"):
         raise ConfigError(
-            f"learn.t_draws is {draws}, but a rollout of {steps} steps has only {steps} times; "
-            f"set learn.t_draws to at most {steps}"
+            f"learn.t_draws is {draws}, but a rollout of {steps} steps has only {most} times to learn from; "
+            f"set learn.t_draws to at most {most}"
         )
     images = config.rollout.prompts_per_iteration * config.rollout.images_per_prompt
     if config.learn.optimizer_steps > images:

@@ -43,7 +43,7 @@ def evaluate(
     batch_size: int = 64,
     advance: Advance | None = None,
 ) -> Evaluation:
-    """Draw `num_images` with the Euler solver and score them by every reward (label -> (name, function))."""
+    """Draw `num_images` with the Euler solver and score them by every reward (label -> (name, function)), if any."""
     chosen = prompts.draw(0, num_images, EVALUATION_SEED)
     texts = [prompts.texts[i] for i in chosen]
     samples = sample(
@@ -60,13 +60,13 @@ def evaluate(
     )
     images = decode(model, samples.x0, batch_size)
     by_image = {label: score(name, reward, images, texts) for label, (name, reward) in rewards.items()}
-    first = next(iter(by_image.values()))
-    members: dict[str, list[int]] = {}
-    for position, index in enumerate(chosen):
-        members.setdefault(prompts.tasks[index], []).append(position)
+    by_task: dict[str, list[float]] = {}
+    for first in list(by_image.values())[:1]:
+        for index, value in zip(chosen, first.tolist(), strict=True):
+            by_task.setdefault(prompts.tasks[index], []).append(value)
     return Evaluation(
         scores={label: values.mean().item() for label, values in by_image.items()},
-        tasks={task: first[positions].mean().item() for task, positions in members.items()},
+        tasks={task: sum(values) / len(values) for task, values in by_task.items()},
         prompts=texts,
         images=images,
         by_image=by_image,

@@ -57,9 +57,9 @@ def _cell(image: Tensor, prompt: str, scores: dict[str, float]) -> Image.Image:
     while draw.textlength(text, font=font) > CELL and len(text) > 4:
         text = text[:-4] + "..."
     draw.text((0, CELL + 3), text, fill=INK, font=font)
-    first = next(iter(scores.values()), 0.0)
+    right = not scores or next(iter(scores.values())) >= 1
     numbers = "  ".join(f"{label} {value:.2f}" for label, value in scores.items())
-    draw.text((0, CELL + 20), numbers, fill=GOOD if first >= 1 else BAD, font=ImageFont.load_default(12))
+    draw.text((0, CELL + 20), numbers, fill=GOOD if right else BAD, font=ImageFont.load_default(12))
     return cell
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from string import ascii_lowercase
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
 from advantageflow.scenes.prompts import TASKS, task_prompts
@@ -16,24 +15,36 @@ MAX_TOKENS = 10  # the longest prompt has 7 words, plus start and end
 TEXT_WIDTH = 64
 
 
-def build_tokenizer(directory: Path) -> CLIPTokenizer:
-    """A CLIP tokenizer in which every word of the grammar is one token; other words fall apart into letters."""
+def build_tokenizer() -> CLIPTokenizer:
+    """A CLIP tokenizer in which every word of the grammar is one token; other words fall apart into letters.
+
+    The byte-pair merges are written down rather than learned: word after word, two left-most pieces at a time, until
+    each word is one piece. Later merges rank lower, so they leave earlier words alone.
+    """
     words = sorted({word for task in TASKS for prompt in task_prompts(task) for word in prompt.text.split()})
-    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    bpe.pre_tokenizer = pre_tokenizers.Whitespace()
-    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-    trainer = trainers.BpeTrainer(
-        vocab_size=1000, initial_alphabet=letters, end_of_word_suffix="</w>", show_progress=False
-    )
-    bpe.train_from_iterator(words + letters, trainer)
-    bpe.model.save(str(directory))
-    learned = bpe.get_vocab()
-    vocabulary = {token: i for i, token in enumerate(sorted(learned, key=lambda token: learned[token]))}
-    for special in ("<|startoftext|>", "<|endoftext|>"):
-        vocabulary[special] = len(vocabulary)
-    lines = (directory / "merges.txt").read_text().splitlines()
-    merges = [tuple(line.split()) for line in lines if line and not line.startswith("#")]
+    pieces = [letter + end for end in ("", "</w>") for letter in ascii_lowercase]
+    merges: list[tuple[str, str]] = []
+    for word in words:
+        split = [*word[:-1], word[-1] + "</w>"]
+        for merge in merges:
+            split = _merged(split, merge)
+        while len(split) > 1:
+            merges.append((split[0], split[1]))
+            split = _merged(split, merges[-1])
+    pieces += list(dict.fromkeys(first + second for first, second in merges))
+    vocabulary = {piece: i for i, piece in enumerate([*pieces, "<|startoftext|>", "<|endoftext|>"])}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_TOKENS)
+
+
+def _merged(split: list[str], merge: tuple[str, str]) -> list[str]:
+    """Join the pieces of `merge` wherever they are neighbours."""
+    joined: list[str] = []
+    for piece in split:
+        if joined and (joined[-1], piece) == merge:
+            joined[-1] += piece
+        else:
+            joined.append(piece)
+    return joined
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModelWithProjection:
@@ -89,9 +100,9 @@ def build_transformer(width: int = 160, num_layers: int = 6) -> SD3Transformer2D
     )
 
 
-def build_pipeline(directory: Path, seed: int = 0) -> StableDiffusion3Pipeline:
-    """The whole pipeline with fresh weights drawn from `seed`; `directory` takes the tokenizer's files."""
-    tokenizer = build_tokenizer(directory)
+def build_pipeline(seed: int = 0) -> StableDiffusion3Pipeline:
+    """The whole pipeline with fresh weights drawn from `seed`."""
+    tokenizer = build_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return StableDiffusion3Pipeline(

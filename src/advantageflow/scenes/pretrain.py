@@ -259,7 +259,7 @@ def pretrain(
     Run again with the same arguments, it continues from its last checkpoint in `output`.
     """
     output.mkdir(parents=True, exist_ok=True)
-    pipeline = build_pipeline(output, seed)
+    pipeline = build_pipeline(seed)
     with Progress() as progress:
         train_autoencoder(pipeline, autoencoder_steps, output, seed, progress)
         latents, prompts = encode_scenes(pipeline, num_scenes, seed, progress)

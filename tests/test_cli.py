@@ -1,0 +1,187 @@
+"""What a user types, and what happens."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+SMALL = [
+    "rollout.prompts_per_iteration=2",
+    "rollout.images_per_prompt=3",
+    "rollout.num_inference_steps=3",
+    "learn.t_draws=2",
+    "policy.lora_rank=4",
+    "evaluation.num_images=6",
+    "evaluation.num_inference_steps=2",
+    "evaluation.every=0",
+    "run.checkpoint_every=1",
+    "run.threads=1",
+]
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "advantageflow", *map(str, arguments)]
+
+
+def run(*arguments, cwd=None, timeout=120):
+    environment = {**os.environ, "COLUMNS": "200", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, cwd=cwd, timeout=timeout, env=environment
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_pipeline_folder):
+    """A short run of the tiny model."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    arguments = [f"model.path={tiny_pipeline_folder}", *SMALL, "run.iterations=2", "--output", folder]
+    result = run("train", "scenes", *arguments)
+    assert result.returncode == 0, result.stderr
+    return folder, result.stdout
+
+
+def test_version_and_help():
+    assert run("--version").stdout.startswith("advantageflow 0.")
+    text = run("--help").stdout
+    assert all(name in text for name in ("train", "sample", "evaluate", "pretrain-scenes"))
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys, advantageflow.cli; print([m for m in ('torch', 'diffusers', 'pydantic') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_a_run_leaves_its_folder_and_prints_where_to_look(finished):
+    folder, text = finished
+    for name in ("config.yaml", "metrics.jsonl", "curve.png", "summary.json", "samples/before_after.png"):
+        assert (folder / name).is_file()
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
+    assert (folder / "lora" / "pytorch_lora_weights.safetensors").is_file()
+    assert "strict" in text
+    assert "before" in text
+    assert "before_after.png" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "scnes"], "unknown recipe 'scnes'"),
+        (["train", "scenes", "objective.gama=1"], "did you mean 'gamma'"),
+        (["train", "scenes", "run.iterations=many"], "run.iterations is 'many'"),
+        (["train", "scenes", "objective.gamma=1+A"], "a number, or '1-A'"),
+        (["train", "scenes", "rollout.images_per_prompt=1"], "at least 2 images"),
+        (["train", "scenes-flow-grpo", "rollout.solver=euler"], "learns from an SDE"),
+        (["train", "prompts.train=nowhere.txt"], "'nowhere.txt' does not exist"),
+        (["train", "reward=pickscor"], "unknown reward 'pickscor'"),
+        (["train", "model.path=/no/such/folder"], "neither 'scenes', nor a folder"),
+        (["train", "--resume", "nowhere"], "nowhere holds no run"),
+        (["train", "scenes", "--resume", "nowhere"], "give no recipe"),
+        (["evaluate", "scenes", "--lora", "nowhere"], "holds no pytorch_lora_weights.safetensors"),
+        (["evaluate", "/no/such/folder"], "neither 'scenes', nor a folder"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
+    result = run(*arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(finished):
+    folder, _ = finished
+    before = (folder / "metrics.jsonl").read_bytes()
+    result = run("train", "scenes", "--output", folder)
+    assert result.returncode == 2
+    assert "already holds a run; continue it with --resume" in result.stderr
+    assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return [1.0]", "returned 1 values for 6 images"),
+        ("return [float('nan')] * len(prompts)", "returned nan for sample 0"),
+    ],
+)
+def test_a_bad_reward_stops_the_run_in_one_line(body, message, tmp_path, tiny_pipeline_folder):
+    (tmp_path / "mine.py").write_text(f"def reward(images, prompts):\n    {body}\n")
+    result = run(
+        "train", f"model.path={tiny_pipeline_folder}", "reward=mine:reward", *SMALL, "--output", "out", cwd=tmp_path
+    )
+    assert result.returncode == 2
+    assert message in result.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in result.stderr
+    assert (tmp_path / "out" / "checkpoints" / "000000").is_dir()
+
+
+def start_training(folder, tiny_pipeline_folder, iterations):
+    process = subprocess.Popen(
+        command(
+            "train",
+            f"model.path={tiny_pipeline_folder}",
+            *SMALL,
+            f"run.iterations={iterations}",
+            "--output",
+            folder,
+        ),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 90
+    while not (folder / "checkpoints" / "000002").is_dir():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return process
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path, tiny_pipeline_folder):
+    folder = tmp_path / "run"
+    process = start_training(folder, tiny_pipeline_folder, 6)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (folder / "summary.json").exists()
+    result = run("train", "--resume", folder)
+    assert result.returncode == 0, result.stderr
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["iteration"] for row in rows] == list(range(6))
+    assert json.loads((folder / "summary.json").read_text())["iterations"] == 6
+
+
+def test_ctrl_c_leaves_a_resumable_run_and_says_how(tmp_path, tiny_pipeline_folder):
+    folder = tmp_path / "run"
+    process = start_training(folder, tiny_pipeline_folder, 500)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"advantageflow train --resume {folder}" in " ".join(out.split())
+    assert list((folder / "checkpoints").iterdir())
+
+
+def test_evaluate_and_sample(finished, tmp_path, tiny_pipeline_folder):
+    folder, _ = finished
+    result = run(
+        "evaluate", tiny_pipeline_folder, "--lora", folder / "lora", "--images", 6, "--steps", 2, "--guidance", 2.0,
+        "--json", tmp_path / "scores.json",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert set(json.loads((tmp_path / "scores.json").read_text())) == {"strict", "graded", "tasks"}
+    result = run(
+        "sample", "a ring", "two circles", "--model", tiny_pipeline_folder, "--images", 2, "--steps", 2,
+        "--output", tmp_path / "grid.png",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "grid.png").is_file()
+
+
+def test_pretrain_scenes(tmp_path):
+    sizes = ["--autoencoder-steps", 1, "--flow-steps", 1, "--scenes", 64, "--threads", 1]
+    result = run("pretrain-scenes", "--output", tmp_path / "pre", *sizes)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "pre" / "pipeline" / "model_index.json").is_file()

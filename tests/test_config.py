@@ -1,0 +1,84 @@
+"""Bad settings stop before anything is loaded, with the key, what is allowed, and the nearest name."""
+
+import pytest
+import yaml
+
+from advantageflow.config import ConfigError, check_config, dump_config, load_config, recipe_names
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "message"),
+    [
+        ("scnes", [], r"unknown recipe 'scnes'; shipped are .*did you mean 'scenes'\?"),
+        (
+            "scenes",
+            ["objective.gama=1"],
+            r"unknown key 'objective.gama' \(did you mean 'gamma'\?\); allowed in 'objective'",
+        ),
+        ("scenes", ["rollot.solver=euler"], r"unknown key 'rollot' \(did you mean 'rollout'\?\)"),
+        ("scenes", ["learn.learning_rat=1"], r"did you mean 'learning_rate'"),
+        ("scenes", ["run.iterations=many"], r"run.iterations is 'many'; it should be a valid integer"),
+        ("scenes", ["run.iterations=0"], r"run.iterations is 0; it should be greater than or equal to 1"),
+        ("scenes", ["objective.gamma=1+A"], r"objective.gamma is '1\+A'; allowed: a number, or '1-A'"),
+        ("scenes", ["rollout.images_per_prompt=1"], r"at least 2 images to compare"),
+        (
+            "scenes",
+            ["objective=grpo"],
+            r"objective.name is 'grpo' \(did you mean 'flow-grpo'\?\); allowed: advantageflow",
+        ),
+        ("scenes-flow-grpo", ["rollout.solver=dpm2"], r"'dpm2', an ODE, but objective 'flow-grpo' learns from an SDE"),
+        ("scenes", ["rollout.solver=flow_sde"], r"learns from clean samples of an ODE; set rollout.solver to dpm2"),
+        ("scenes", ["learn.t_draws=11"], r"a rollout of 10 steps has only 10 times"),
+        ("scenes-flow-grpo", ["learn.t_draws=10"], r"only 9 times"),
+        ("scenes", ["learn.optimizer_steps=100000"], r"an iteration has only \d+ images"),
+        ("scenes", ["iterations"], r"write a change as key=value"),
+        ("scenes", ["name.x=1"], r"'name' is not a section"),
+        ("scenes", ["evaluation.rewards={}"], r"evaluation.rewards is empty"),
+        ("missing.yaml", [], r"unknown recipe 'missing.yaml'"),
+    ],
+)
+def test_mistakes_are_named(recipe, changes, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(recipe, changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_that_is_no_mapping_is_refused(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("- a\n- b\n")
+    with pytest.raises(ConfigError, match="must hold a mapping"):
+        load_config(str(file))
+    file.write_text("a: [1\n")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_config(str(file))
+
+
+def test_the_shipped_recipes_are_valid():
+    assert {"scenes", "scenes-nft", "scenes-flow-grpo"} <= set(recipe_names())
+    for name in recipe_names():
+        assert load_config(name).name == name
+
+
+def test_changes_are_typed():
+    config = load_config("scenes", ["objective.gamma=1-A", "seed=3", "learn.learning_rate=1e-4"])
+    assert config.objective.gamma == "1-A"
+    assert config.seed == 3
+    assert config.learn.learning_rate == 1e-4
+
+
+def test_another_objective_brings_its_own_needs():
+    config = load_config("scenes", ["objective=flow-grpo"])
+    assert config.rollout.solver == "flow_sde"
+    assert config.advantage.normalize == "raw_std"
+    assert config.policy.rollout_decay == 0
+    config = load_config("scenes", ["objective=nft"])
+    assert config.rollout.solver == load_config("scenes").rollout.solver
+    assert (config.advantage.normalize, config.advantage.clip) == ("raw_std", 5.0)
+    back = load_config("scenes-flow-grpo", ["objective=advantageflow"])
+    assert back.rollout.solver == "dpm2"
+    assert (back.advantage.normalize, back.advantage.clip) == ("centered_rms", 1.0)
+
+
+def test_the_written_configuration_reads_back_the_same():
+    config = load_config("scenes", ["objective=flow-grpo", "seed=7"])
+    assert check_config(yaml.safe_load(dump_config(config))) == config

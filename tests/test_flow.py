@@ -1,0 +1,90 @@
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+
+from advantageflow.flow import (
+    draw_t,
+    interpolate,
+    predict_noise,
+    predict_x0,
+    sd3_sigmas,
+    shift_t,
+    velocity_from_x0,
+)
+
+
+@pytest.fixture
+def path():
+    generator = torch.Generator().manual_seed(0)
+    x0, noise = torch.randn(2, 5, 3, 4, dtype=torch.float64, generator=generator)
+    t = torch.rand(5, dtype=torch.float64, generator=generator)
+    return x0, noise, t, interpolate(x0, noise, t), noise - x0
+
+
+def test_the_path_starts_at_data_and_ends_at_noise(path):
+    x0, noise, *_ = path
+    assert torch.equal(interpolate(x0, noise, 0.0), x0)
+    assert torch.equal(interpolate(x0, noise, 1.0), noise)
+
+
+def test_the_true_velocity_points_to_data_and_noise(path):
+    x0, noise, t, x_t, velocity = path
+    torch.testing.assert_close(predict_x0(x_t, velocity, t), x0)
+    torch.testing.assert_close(predict_noise(x_t, velocity, t), noise)
+    torch.testing.assert_close(velocity_from_x0(x_t, x0, t), velocity)
+
+
+def test_prediction_error_is_t_times_velocity_error(path):
+    x0, _, t, x_t, velocity = path
+    other = velocity + torch.randn_like(velocity)
+    error = (predict_x0(x_t, other, t) - x0).square().flatten(1).mean(1)
+    torch.testing.assert_close(error, t**2 * (other - velocity).square().flatten(1).mean(1))
+
+
+def test_sd3_grid_is_the_published_one():
+    published = [1, 0.9601, 0.9133, 0.8577, 0.7904, 0.7073, 0.6022, 0.4649, 0.2780, 0.0089, 0]
+    torch.testing.assert_close(sd3_sigmas(10), torch.tensor(published, dtype=torch.float64), atol=5e-5, rtol=0)
+
+
+@pytest.mark.parametrize("num_steps", [2, 10, 28, 40])
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_sd3_grid_is_the_scheduler_s_to_the_bit(num_steps, shift):
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler.set_timesteps(num_steps)
+    assert torch.equal(sd3_sigmas(num_steps, shift).float(), scheduler.sigmas)
+
+
+def test_sd3_grid_needs_two_steps():
+    with pytest.raises(ValueError, match="at least 2, got 1"):
+        sd3_sigmas(1)
+
+
+def test_shift_keeps_the_ends_and_moves_the_middle():
+    torch.testing.assert_close(shift_t(torch.tensor([0.0, 0.5, 1.0]), 3.0), torch.tensor([0.0, 0.75, 1.0]))
+
+
+def test_uniform_and_logit_normal_times_have_their_moments():
+    sigmas = sd3_sigmas(10)
+    uniform = draw_t("uniform", 20_000, sigmas, torch.Generator().manual_seed(0))
+    assert uniform.min() > 0
+    assert uniform.max() <= 1
+    assert abs(uniform.mean() - 0.5) < 0.01
+    assert abs(uniform.var() - 1 / 12) < 0.005
+    normal = torch.logit(draw_t("logit_normal", 20_000, sigmas, torch.Generator().manual_seed(0)))
+    assert abs(normal.mean()) < 0.03
+    assert abs(normal.std() - 1) < 0.03
+
+
+def test_rollout_grid_times_are_distinct_and_from_the_grid():
+    sigmas = sd3_sigmas(10)
+    for seed in range(20):
+        times = draw_t("rollout_grid", 9, sigmas, torch.Generator().manual_seed(seed))
+        assert len(set(times.tolist())) == 9
+        assert set(times.tolist()) <= set(sigmas[:-1].tolist())
+    with pytest.raises(ValueError, match="11 distinct times from a rollout grid of 10"):
+        draw_t("rollout_grid", 11, sigmas, torch.Generator())
+
+
+def test_an_unknown_distribution_is_named():
+    with pytest.raises(ValueError, match="'cosine'; use one of uniform, rollout_grid, logit_normal"):
+        draw_t("cosine", 1, sd3_sigmas(10), torch.Generator())  # type: ignore[arg-type]

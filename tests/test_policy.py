@@ -1,0 +1,102 @@
+import pytest
+import torch
+
+from advantageflow.policy import ADAPTERS, Policy, average_decay, rollout_decay
+
+
+def velocity(model, transformer, seed=0):
+    x = torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        return model.velocity(transformer, x, torch.tensor([0.3, 0.8]), model.encode(["a ring", "two circles"]))
+
+
+def disturb(policy):
+    """Give the learner weights of its own."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in policy.parameters:
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+
+
+@pytest.fixture(params=[8, 0], ids=["lora", "full"])
+def policy(request, tiny_model):
+    return Policy(tiny_model.transformer, lora_rank=request.param, lora_alpha=16)
+
+
+def test_all_roles_start_as_the_base_model_to_the_bit(request, tiny_model):
+    base = velocity(tiny_model, tiny_model.transformer)
+    for rank in (8, 0):
+        policy = Policy(tiny_model.transformer, lora_rank=rank) if rank == 8 else None
+        if policy is None:
+            continue
+        for role in (*ADAPTERS, "reference"):
+            with policy.acting_as(role) as transformer:
+                assert torch.equal(velocity(tiny_model, transformer), base)
+
+
+def test_only_the_learner_moves(policy, tiny_model):
+    with policy.acting_as("reference") as transformer:
+        base = velocity(tiny_model, transformer)
+    disturb(policy)
+    with policy.acting_as("learner") as transformer:
+        assert not torch.equal(velocity(tiny_model, transformer), base)
+    for role in ("rollout", "average", "reference"):
+        with policy.acting_as(role) as transformer:
+            assert torch.equal(velocity(tiny_model, transformer), base)
+
+
+def test_decay_0_copies_and_decay_blends(policy):
+    before = [weight.clone() for weight in policy.weights["rollout"]]
+    disturb(policy)
+    policy.update_rollout(0.75)
+    for old, new, learner in zip(before, policy.weights["rollout"], policy.parameters, strict=True):
+        torch.testing.assert_close(new, 0.75 * old + 0.25 * learner)
+    policy.update_rollout(0.0)
+    assert all(torch.equal(a, b) for a, b in zip(policy.weights["rollout"], policy.parameters, strict=True))
+
+
+def test_only_the_learner_is_trained(policy, tiny_model):
+    for role in ("rollout", "average", "reference", "learner"):
+        with policy.acting_as(role):
+            pass
+    x = torch.randn(1, 16, 8, 8)
+    with policy.acting_as("learner") as transformer:
+        tiny_model.velocity(transformer, x, torch.tensor(0.5), tiny_model.encode(["a ring"])).sum().backward()
+    assert any(parameter.grad is not None for parameter in policy.parameters)
+    for role in ("rollout", "average"):
+        assert all(weight.grad is None and not weight.requires_grad for weight in policy.weights[role])
+
+
+def test_the_base_is_one_copy_and_lora_sits_on_the_attention(tiny_model):
+    policy = Policy(tiny_model.transformer, lora_rank=8)
+    trained = {name.split(".lora_")[0].split(".", 2)[2] for name in policy.names}
+    expected = {"to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"}
+    assert trained == {f"attn.{name}" for name in expected}
+    base = [name for name, _ in tiny_model.transformer.named_parameters() if "lora_" not in name]
+    assert len(base) == len(set(base))
+    assert not any(p.requires_grad for n, p in tiny_model.transformer.named_parameters() if "lora_" not in n)
+
+
+def test_state_goes_round(policy):
+    disturb(policy)
+    policy.update_average(0.5)
+    state = {role: {k: v.clone() for k, v in group.items()} for role, group in policy.state().items()}
+    disturb(policy)
+    policy.load_state(state)
+    for role in ADAPTERS:
+        assert all(torch.equal(policy.state()[role][name], state[role][name]) for name in policy.names)
+
+
+def test_published_decay_schedules():
+    """Oracle 9."""
+    assert [rollout_decay(0, step) for step in (0, 1000)] == [0.0, 0.0]
+    assert [rollout_decay(1, step) for step in (0, 100, 500, 900)] == pytest.approx([0, 0.1, 0.5, 0.5])
+    schedule = [rollout_decay(2, step) for step in (74, 75, 208, 209, 1000)]
+    assert schedule == pytest.approx([0, 0, 0.9975, 0.999, 0.999])
+    with pytest.raises(ValueError, match="use 0, 1 or 2"):
+        rollout_decay(3, 0)
+
+
+def test_the_average_warms_up():
+    assert average_decay(0, 0.9) == pytest.approx(0.1)
+    assert average_decay(1000, 0.9) == 0.9

@@ -1,0 +1,197 @@
+"""The loop, on a tiny random model: what it computes, what it writes, and that it goes on exactly where it stopped."""
+
+import json
+
+import pytest
+import torch
+from rich.console import Console
+
+from advantageflow.config import check_config
+from advantageflow.models import load_model
+from advantageflow.progress import Display
+from advantageflow.prompts import load_prompts
+from advantageflow.rewards import load_reward
+from advantageflow.run_directory import RunDirectory
+from advantageflow.seeding import Stream, noise
+from advantageflow.trainer import NonFiniteLossError, Trainer
+
+
+def brightness(images, prompts):
+    """A reward that differs between images of a random model."""
+    return images.mean((1, 2, 3)) * 10
+
+
+def make_config(**sections):
+    settings = {
+        "reward": "scenes_graded",
+        "policy": {"lora_rank": 4, "lora_alpha": 8},
+        "rollout": {"prompts_per_iteration": 3, "images_per_prompt": 4, "num_inference_steps": 4, "solver": "euler"},
+        "learn": {"t_draws": 2, "learning_rate": 1e-3},
+        "evaluation": {"rewards": {"strict": "scenes_strict", "graded": "scenes_graded"}, "num_images": 6},
+        "run": {"iterations": 2, "checkpoint_every": 1, "samples_every": 100},
+    }
+    for name, values in sections.items():
+        if isinstance(values, dict):
+            settings[name] = {**settings.get(name, {}), **values}
+        else:
+            settings[name] = values
+    return check_config(settings)
+
+
+def make_trainer(config, folder, model_folder, reward=brightness):
+    torch.manual_seed(0)
+    run = RunDirectory.create(folder, config) if not folder.exists() else RunDirectory.open(folder)[0]
+    return Trainer(
+        config,
+        run,
+        load_model(str(model_folder)),
+        train_prompts=load_prompts("scenes:train"),
+        held_out_prompts=load_prompts("scenes:held_out"),
+        reward=reward,
+        rewards={label: (name, load_reward(name)) for label, name in config.evaluation.rewards.items()},
+        display=Display(Console(quiet=True), config.run.iterations),
+    )
+
+
+def weights(trainer):
+    return torch.cat([weight.detach().flatten() for weight in trainer.policy.parameters]).clone()
+
+
+@pytest.mark.parametrize("objective", ["advantageflow", "nft", "flow-grpo"])
+def test_every_method_runs_in_the_same_loop(objective, tmp_path, tiny_pipeline_folder):
+    sections = {"objective": {"name": objective}}
+    if objective == "flow-grpo":
+        sections["rollout"] = {"solver": "flow_sde"}
+    trainer = make_trainer(make_config(**sections), tmp_path / "run", tiny_pipeline_folder)
+    start = weights(trainer)
+    summary = trainer.run()
+    assert not torch.equal(weights(trainer), start)
+    assert summary["iterations"] == 2
+    assert set(summary["before"]) == set(summary["after"]) == {"strict", "graded", "tasks"}
+    assert set(summary["after"]["tasks"]) == {"single", "two", "counting", "colors", "position", "binding"}
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
+    for name in ("config.yaml", "curve.png", "samples/before_after.png", "lora/pytorch_lora_weights.safetensors"):
+        assert (tmp_path / "run" / name).is_file()
+    rows = trainer.directory.metrics()
+    assert [row["iteration"] for row in rows] == [0, 1]
+    assert {"reward/mean", "reward/std", "reward/best", "zero_variance_groups", "grad_norm", "loss"} <= set(rows[0])
+    assert {"distance/to_rollout", "distance/to_reference", "seconds/sampling", "seconds/learning"} <= set(rows[0])
+    terms = [name for name in rows[0] if name.startswith("loss/") and name.count("/") == 1 and "advantage" not in name]
+    assert len(terms) >= 2
+    for name in ("loss", *terms):
+        for sign in ("positive", "negative"):
+            assert f"{name}/{sign}_advantage" in rows[0]
+    total = sum(rows[1][name] for name in terms)
+    assert total == pytest.approx(rows[1]["loss"], rel=1e-9)
+
+
+def test_full_fine_tuning(tmp_path, tiny_pipeline_folder):
+    config = make_config(policy={"lora_rank": 0}, learn={"learning_rate": 1e-5})
+    trainer = make_trainer(config, tmp_path / "run", tiny_pipeline_folder)
+    start = weights(trainer)
+    trainer.run()
+    assert not torch.equal(weights(trainer), start)
+    assert not (tmp_path / "run" / "lora").exists()
+
+
+@pytest.mark.parametrize("objective", ["advantageflow", "flow-grpo"])
+def test_the_batch_size_does_not_change_the_gradient(objective, tmp_path, tiny_pipeline_folder):
+    """Micro-batches of 5 and of 64 give the same first step, up to rounding in float32."""
+    gradients = []
+    for size in (5, 64):
+        sections = {"objective": {"name": objective}, "learn": {"batch_size": size}}
+        if objective == "flow-grpo":
+            sections["rollout"] = {"solver": "flow_sde"}
+        trainer = make_trainer(make_config(**sections), tmp_path / f"{size}", tiny_pipeline_folder)
+        trainer.iterate()
+        gradients.append(torch.cat([p.grad.flatten() for p in trainer.policy.parameters if p.grad is not None]))
+    scale = gradients[1].abs().max()
+    torch.testing.assert_close(gradients[0] / scale, gradients[1] / scale, atol=1e-5, rtol=0)
+
+
+def test_noise_is_addressed():
+    """Sample 3's noise does not depend on which other samples are drawn with it."""
+    together = noise((2, 2), Stream.ROLLOUT, (7, 0), [0, 1, 2, 3])
+    alone = noise((2, 2), Stream.ROLLOUT, (7, 0), [3])
+    assert torch.equal(together[3], alone[0])
+    assert not torch.equal(noise((2, 2), Stream.ROLLOUT, (7, 1), [3]), alone)
+    assert not torch.equal(noise((2, 2), Stream.LEARN, (7, 0), [3]), alone)
+
+
+def test_the_sampling_batch_size_does_not_change_the_samples(tmp_path, tiny_pipeline_folder):
+    rewards = []
+    for size in (5, 64):
+        config = make_config(rollout={"batch_size": size})
+        row = make_trainer(config, tmp_path / f"{size}", tiny_pipeline_folder).iterate()
+        rewards.append(row["reward/mean"])
+    assert rewards[0] == pytest.approx(rewards[1], rel=1e-5)
+
+
+def test_a_resumed_run_ends_where_an_undisturbed_one_does(tmp_path, tiny_pipeline_folder):
+    whole = make_trainer(make_config(run={"iterations": 3}), tmp_path / "whole", tiny_pipeline_folder)
+    whole.run()
+
+    config = make_config(run={"iterations": 3})
+    first = make_trainer(config, tmp_path / "parts", tiny_pipeline_folder)
+
+    def killed_in_the_third_iteration(images, prompts):
+        if first.iteration == 2:
+            raise MemoryError("killed")
+        return brightness(images, prompts)
+
+    first.reward = killed_in_the_third_iteration
+    with pytest.raises(MemoryError):
+        first.run()
+    second = make_trainer(config, tmp_path / "parts", tiny_pipeline_folder)
+    summary = second.run()
+    assert second.optimizer_step == whole.optimizer_step == 3
+    assert summary["iterations"] == 3
+    torch.testing.assert_close(weights(second), weights(whole), atol=1e-7, rtol=0)
+    assert [row["iteration"] for row in second.directory.metrics()] == [0, 1, 2]
+
+
+def test_several_optimizer_steps_learn_from_every_image_once(tmp_path, tiny_pipeline_folder):
+    trainer = make_trainer(make_config(learn={"optimizer_steps": 4}), tmp_path / "run", tiny_pipeline_folder)
+    row = trainer.iterate()
+    assert trainer.optimizer_step == 4
+    assert row["distance/to_rollout"] > 0  # the learner moves away from the rollout policy within the iteration
+
+
+def test_at_one_step_per_rollout_the_rollout_term_is_exactly_zero_at_first(tmp_path, tiny_pipeline_folder):
+    row = make_trainer(make_config(), tmp_path / "run", tiny_pipeline_folder).iterate()
+    assert row["loss/rollout"] == 0.0
+    assert row["loss/reference"] == 0.0
+    assert row["distance/to_rollout"] == 0.0
+
+
+def test_a_nan_loss_stops_with_the_sample_named_and_the_checkpoint_unharmed(tmp_path, tiny_pipeline_folder):
+    trainer = make_trainer(make_config(run={"iterations": 5}), tmp_path / "run", tiny_pipeline_folder)
+    good = trainer.iterate
+    calls = []
+
+    def poison():
+        calls.append(1)
+        if len(calls) == 3:
+            with torch.no_grad():
+                trainer.policy.parameters[0].fill_(float("nan"))
+        return good()
+
+    trainer.iterate = poison
+    with pytest.raises(NonFiniteLossError, match=r"loss of sample \d+ \(prompt '.*'\) is nan in iteration 2"):
+        trainer.run()
+    tensors, record = trainer.directory.latest_checkpoint()
+    assert record["iteration"] == 2
+    assert all(torch.isfinite(tensor).all() for group in tensors.values() for tensor in group.values())
+
+
+def test_stopping_leaves_a_checkpoint(tmp_path, tiny_pipeline_folder):
+    config = make_config(run={"iterations": 5, "checkpoint_every": 100})
+    trainer = make_trainer(config, tmp_path / "run", tiny_pipeline_folder)
+
+    def stop(images, prompts):
+        trainer.stopping = True
+        return brightness(images, prompts)
+
+    trainer.reward = stop
+    assert trainer.run() is None
+    assert trainer.directory.latest_checkpoint()[1]["iteration"] == 1
