@@ -20,9 +20,14 @@ def test_state_goes_round(tmp_path):
 
 def test_an_interrupted_write_leaves_the_old_state(tmp_path):
     save_state(tmp_path / "last", {}, {"iteration": 1})
-    with pytest.raises(KeyboardInterrupt), atomic_directory(tmp_path / "last") as folder:
-        (folder / "state.json").write_text("{")
-        raise KeyboardInterrupt
+
+    def interrupted():
+        with atomic_directory(tmp_path / "last") as folder:
+            (folder / "state.json").write_text("{")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert load_state(tmp_path / "last")[1] == {"iteration": 1}
     save_state(tmp_path / "last", {}, {"iteration": 2})
     assert load_state(tmp_path / "last")[1] == {"iteration": 2}

@@ -64,6 +64,7 @@ class Policy:
     ) -> None:
         self.transformer = transformer
         self.is_lora = lora_rank > 0
+        self._scale = lora_alpha / lora_rank if self.is_lora else 1.0
         transformer.requires_grad_(False)
         self._modules: dict[str, nn.Module] = {}
         self.weights: dict[Role, list[Tensor]]
@@ -146,6 +147,9 @@ class Policy:
             torch._foreach_copy_(self.weights[role], [state[role][name] for name in self.names])
 
     def lora_state_dict(self, role: Role = "average") -> dict[str, Tensor]:
-        """One role's adapter in peft's layout, as diffusers' `save_lora_weights` takes it."""
+        """One role's adapter in peft's layout, as diffusers' `save_lora_weights` takes it.
+
+        The scale alpha / rank is multiplied into B, because loaders take it for 1 where a file does not state it.
+        """
         state: dict[str, Tensor] = get_peft_model_state_dict(self.transformer, adapter_name=role)
-        return state
+        return {name: weight * self._scale if ".lora_B." in name else weight for name, weight in state.items()}

@@ -1,0 +1,26 @@
+# `make train` and `make test` need nothing but Python 3.10 or newer: they set up a virtual environment first.
+PYTHON ?= python3
+RECIPE ?= scenes
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: train test lint wheel
+
+train: $(READY)
+	$(BIN)/advantageflow train $(RECIPE) $(ARGS)
+
+test: $(READY)
+	$(BIN)/python -m pytest --cov=advantageflow --cov-report=term:skip-covered $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+wheel: $(READY)
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $(READY)
