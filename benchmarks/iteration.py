@@ -1,4 +1,4 @@
-"""Seconds per stage of an iteration of a recipe, the bare time of the same transformer calls, their ratio, and peak memory.
+"""Seconds per stage of an iteration, the bare time of the same transformer calls, their ratio, and peak memory.
 
 The bare calls are replayed in the same process: every call that an iteration makes to the transformer, with the same
 shapes and adapters, with or without a gradient, and with nothing around it. Iterations and replays take turns; the

@@ -63,7 +63,8 @@ def main() -> None:
     for (gamma, steps), folder in folders.items():
         result, rows = summary(folder), metrics(folder)
         print(
-            f"γ = {gamma}, {steps} step(s) per rollout: reward {rows[0]['reward/mean']:.3f} -> {rows[-1]['reward/mean']:.3f}, "
+            f"γ = {gamma}, {steps} step(s) per rollout: "
+            f"reward {rows[0]['reward/mean']:.3f} -> {rows[-1]['reward/mean']:.3f}, "
             f"held-out strict {result['before']['strict']:.3f} -> {result['after']['strict']:.3f}, "
             f"graded {result['before']['graded']:.3f} -> {result['after']['graded']:.3f}, "
             f"distance to base {rows[-1]['distance/to_reference']:.4f}"

@@ -1,4 +1,4 @@
-"""Training runs for the benchmarks: each in a folder and a process of its own, started, continued, or found finished."""
+"""Training runs for the benchmarks: each in its own folder and process; started, continued, or found finished."""
 
 from __future__ import annotations
 

@@ -95,6 +95,7 @@ class Trainer:
         writer = MetricsWriter(self.directory)
         if self.before is None:
             self.before = self._evaluate("reference").summary()
+            self._draw_samples("reference")
             self._save()
         while self.iteration < self.config.run.iterations and not self.stopping:
             row = self.iterate()
@@ -207,42 +208,30 @@ class Trainer:
                 f"{self.iteration}: {values}; lower learn.learning_rate, then continue from the last checkpoint"
             )
 
-    def _evaluate(self, role: Role) -> Evaluation:
+    def _evaluate(self, role: Role, num_images: int | None = None) -> Evaluation:
         settings = self.config.evaluation
-        with self._timed("evaluating", settings.num_images), self.policy.acting_as(role) as transformer:
+        num_images = num_images or settings.num_images
+        with self._timed("evaluating", num_images), self.policy.acting_as(role) as transformer:
             return evaluate(
                 self.model,
                 transformer,
                 self.held_out_prompts,
                 self.rewards,
-                num_images=settings.num_images,
+                num_images=num_images,
                 num_inference_steps=settings.num_inference_steps,
                 guidance_scale=settings.guidance_scale,
                 batch_size=self.config.rollout.batch_size,
                 advance=self.display.advance,
             )
 
-    def _grid(self, role: Role) -> Evaluation:
-        with self.policy.acting_as(role) as transformer:
-            return evaluate(
-                self.model,
-                transformer,
-                self.held_out_prompts,
-                self.rewards,
-                num_images=GRID_IMAGES,
-                num_inference_steps=self.config.evaluation.num_inference_steps,
-                guidance_scale=self.config.evaluation.guidance_scale,
-            )
-
-    def _draw_samples(self) -> None:
-        with self._timed("evaluating", 1):
-            labelled_grid(self._grid("average")).save(self.directory.samples / f"{self.iteration:06d}.png")
+    def _draw_samples(self, role: Role = "average") -> None:
+        shown = self._evaluate(role, GRID_IMAGES)
+        labelled_grid(shown).save(self.directory.samples / f"{self.iteration:06d}.png")
 
     def _finish(self) -> dict[str, Any]:
         after = self._evaluate("average").summary()
-        before_and_after(self._grid("reference"), self._grid("average")).save(
-            self.directory.samples / "before_after.png"
-        )
+        first, last = self._evaluate("reference", GRID_IMAGES), self._evaluate("average", GRID_IMAGES)
+        before_and_after(first, last).save(self.directory.samples / "before_after.png")
         if self.policy.is_lora:
             self.model.save_lora(self.directory.lora, self.policy.lora_state_dict("average"))
         self._save()

@@ -10,6 +10,7 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 from torch import Tensor, nn
 
+from advantageflow.config import ConfigError
 from advantageflow.flow import sd3_sigmas
 from advantageflow.policy import SD3_TARGETS
 
@@ -56,14 +57,21 @@ class SD3Model:
 
     @classmethod
     def load(cls, path: str, dtype: str = "float32", device: str = "cpu") -> SD3Model:
-        """Load from a folder or a hub name. Weights come as safetensors only."""
+        """Load from a folder or a hub name. Weights come as safetensors only.
+
+        Raises:
+            ConfigError: there is no such pipeline, or it cannot be fetched.
+        """
         absent = {}
         index = Path(path) / "model_index.json"
         if index.is_file() and '"text_encoder_3": [\n    null' in index.read_text():
             absent = {"text_encoder_3": None, "tokenizer_3": None}
-        pipeline = StableDiffusion3Pipeline.from_pretrained(
-            path, dtype=getattr(torch, dtype), use_safetensors=True, **absent
-        )
+        try:
+            pipeline = StableDiffusion3Pipeline.from_pretrained(
+                path, dtype=getattr(torch, dtype), use_safetensors=True, **absent
+            )
+        except OSError as error:
+            raise ConfigError(f"cannot load the model {path!r}: {' '.join(str(error).split())}") from error
         pipeline.vae.to(memory_format=torch.channels_last)
         return cls(pipeline.to(device))
 

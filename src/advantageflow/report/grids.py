@@ -29,17 +29,17 @@ def labelled_grid(shown: Evaluation, title: str = "") -> Image.Image:
 
 
 def before_and_after(before: Evaluation, after: Evaluation, count: int = 12) -> Image.Image:
-    """The same prompts and noise under two policies, side by side: the images whose first score changed come first."""
+    """The first `count` images of two policies side by side, from the same prompts and noise."""
     label = next(iter(before.by_image))
-    change = (after.by_image[label] - before.by_image[label]).abs()
-    chosen = sorted(range(len(before.prompts)), key=lambda i: (-change[i].item(), i))[:count]
     halves = []
     for shown, title in ((before, "before"), (after, "after")):
         scores = shown.by_image[label]
-        cells = [_cell(shown.images[i], shown.prompts[i], {label: scores[i].item()}) for i in sorted(chosen)]
+        cells = [
+            _cell(shown.images[i], shown.prompts[i], {label: scores[i].item()})
+            for i in range(min(count, len(shown.prompts)))
+        ]
         halves.append(_arrange(cells, 4, title))
-    width = sum(half.width for half in halves) + 3 * GAP
-    page = Image.new("RGB", (width, halves[0].height), PAPER)
+    page = Image.new("RGB", (sum(half.width for half in halves) + 3 * GAP, halves[0].height), PAPER)
     page.paste(halves[0], (0, 0))
     page.paste(halves[1], (halves[0].width + 3 * GAP, 0))
     return page

@@ -1,0 +1,49 @@
+import pytest
+import torch
+
+from advantageflow.config import ConfigError
+from advantageflow.models import load_model, model_exists
+
+
+def test_each_distinct_prompt_is_embedded_once(tiny_model, monkeypatch):
+    calls = []
+    encode = tiny_model.pipeline.encode_prompt
+    monkeypatch.setattr(
+        tiny_model.pipeline,
+        "encode_prompt",
+        lambda prompts, *rest, **options: calls.append(prompts) or encode(prompts, *rest, **options),
+    )
+    first = tiny_model.encode(["a ring", "two circles", "a ring"])
+    again = tiny_model.encode(["two circles"])
+    assert calls == [["a ring"], ["two circles"]]
+    assert torch.equal(first.tokens[0], first.tokens[2])
+    assert torch.equal(first.pooled[1], again.pooled[0])
+
+
+def test_text_is_padded_to_what_is_needed(tiny_model):
+    """10 CLIP tokens and none of the 256 zeros that stand for a missing T5."""
+    assert tiny_model.encode(["a ring"]).tokens.shape == (1, 10, 128)
+
+
+def test_guidance_extrapolates_from_the_empty_prompt(tiny_model):
+    x, t = torch.randn(2, 16, 8, 8), torch.tensor(0.5)
+    prompt, empty = tiny_model.encode(["a ring", "two circles"]), tiny_model.encode([""])
+    with torch.no_grad():
+        conditioned = tiny_model.velocity(tiny_model.transformer, x, t, prompt)
+        without = tiny_model.velocity(tiny_model.transformer, x, t, empty.expand(2))
+        guided = tiny_model.velocity(tiny_model.transformer, x, t, prompt, guidance_scale=3.0, empty_prompt=empty)
+    torch.testing.assert_close(guided, without + 3 * (conditioned - without), atol=1e-5, rtol=1e-4)
+
+
+def test_which_names_may_be_loaded(tiny_pipeline_folder, tmp_path):
+    assert model_exists("scenes")
+    assert model_exists(str(tiny_pipeline_folder))
+    assert model_exists("stabilityai/stable-diffusion-3.5-medium")
+    assert not model_exists(str(tmp_path))
+    assert not model_exists("scene")
+
+
+def test_a_model_that_cannot_be_fetched_is_one_sentence(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigError, match="cannot load the model 'nobody/nothing'"):
+        load_model("nobody/nothing")
