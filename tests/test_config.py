@@ -28,6 +28,7 @@ from advantageflow.config import ConfigError, check_config, dump_config, load_co
         ),
         ("scenes-flow-grpo", ["rollout.solver=dpm2"], r"'dpm2', an ODE, but objective 'flow-grpo' learns from an SDE"),
         ("scenes", ["rollout.solver=flow_sde"], r"learns from clean samples of an ODE; set rollout.solver to dpm2"),
+        ("scenes", ["policy.rollout_decay=3"], r"policy.rollout_decay is 3; allowed: a schedule"),
         ("scenes", ["learn.t_draws=11"], r"a rollout of 10 steps has only 10 times"),
         ("scenes-flow-grpo", ["learn.t_draws=10"], r"only 9 times"),
         ("scenes", ["learn.optimizer_steps=100000"], r"an iteration has only \d+ images"),

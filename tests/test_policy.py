@@ -93,7 +93,8 @@ def test_published_decay_schedules():
     assert [rollout_decay(1, step) for step in (0, 100, 500, 900)] == pytest.approx([0, 0.1, 0.5, 0.5])
     schedule = [rollout_decay(2, step) for step in (74, 75, 208, 209, 1000)]
     assert schedule == pytest.approx([0, 0, 0.9975, 0.999, 0.999])
-    with pytest.raises(ValueError, match="use 0, 1 or 2"):
+    assert rollout_decay(0.9, 1000) == 0.9
+    with pytest.raises(ValueError, match="use 0, 1, 2, or a constant"):
         rollout_decay(3, 0)
 
 

@@ -35,7 +35,9 @@ class ModelSettings(Section):
 class PolicySettings(Section):
     lora_rank: Annotated[int, Field(ge=0)] = Field(32, description="0 trains all weights")
     lora_alpha: Positive = 64
-    rollout_decay: Literal[0, 1, 2] = Field(1, description="DiffusionNFT's schedule of the rollout policy")
+    rollout_decay: Literal[0, 1, 2] | Annotated[float, Field(gt=0, lt=1)] = Field(
+        1, description="of the rollout policy: DiffusionNFT's schedule 0, 1 or 2, or a constant between 0 and 1"
+    )
     average_decay: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of the weights that are evaluated")
 
 
@@ -294,8 +296,7 @@ def _explain(errors: list[ErrorDetails]) -> list[str]:
         path = [str(part) for part in error["loc"]]
         if path[0] == "objective" and len(path) > 1 and path[1] in OBJECTIVES:
             del path[1]  # the union's branch
-        if path[0] == "objective" and len(path) > 2:
-            del path[2:]
+        del path[3 if path[0] == "evaluation" else 2 :]  # the branch of a union of types
         by_key.setdefault(".".join(path), []).append(error)
     return [_sentence(key, found) for key, found in by_key.items()]
 
@@ -313,6 +314,8 @@ def _sentence(key: str, found: list[ErrorDetails]) -> str:
         return f"objective.name is {value!r}{_nearest(str(value), names)}; allowed: {', '.join(names)}"
     if key == "objective.gamma":
         return f"objective.gamma is {first['input']!r}; allowed: a number, or '1-A'"
+    if key == "policy.rollout_decay":
+        return f"{key} is {first['input']!r}; allowed: a schedule (0, 1 or 2) or a constant between 0 and 1"
     if key == "rollout.images_per_prompt":
         return f"{key} is {first['input']!r}; a group needs at least 2 images to compare"
     message = first["msg"][0].lower() + first["msg"][1:]

@@ -22,19 +22,19 @@ ADAPTERS: tuple[Role, ...] = ("learner", "rollout", "average")
 SD3_TARGETS = ("to_k", "to_q", "to_v", "to_out.0", "add_k_proj", "add_q_proj", "add_v_proj", "to_add_out")
 
 
-def rollout_decay(schedule: int, step: int) -> float:
+def rollout_decay(schedule: float, step: int) -> float:
     """How much of the rollout policy is kept after optimizer step `step`: ρ in θ_old <- ρ θ_old + (1 - ρ) θ.
 
-    DiffusionNFT's three schedules: 0 is always on-policy, 1 ramps to 0.5 over 500 steps, 2 (OCR) is on-policy for 75
-    steps and then ramps to 0.999.
+    A schedule between 0 and 1 is a constant ρ. 0, 1 and 2 are DiffusionNFT's: 0 is always on-policy, 1 ramps to 0.5
+    over 500 steps, 2 (OCR) is on-policy for 75 steps and then ramps to 0.999.
     """
-    if schedule == 0:
-        return 0.0
+    if schedule == 0 or 0 < schedule < 1:
+        return schedule
     if schedule == 1:
         return min(0.001 * step, 0.5)
     if schedule == 2:
         return 0.0 if step < 75 else min(0.0075 * (step - 75), 0.999)
-    raise ValueError(f"unknown rollout decay schedule {schedule}; use 0, 1 or 2")
+    raise ValueError(f"unknown rollout decay schedule {schedule}; use 0, 1, 2, or a constant between 0 and 1")
 
 
 def average_decay(step: int, longest: float) -> float:

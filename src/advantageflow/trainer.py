@@ -41,7 +41,7 @@ from advantageflow.seeding import Stream, address_seed, generator
 GRID_IMAGES = 24
 
 
-class NonFiniteLossError(ArithmeticError):
+class NonFiniteLossError(FloatingPointError):
     """A loss or gradient that is NaN or infinite; the last checkpoint is unharmed."""
 
 

@@ -19,12 +19,13 @@ from diffusers import StableDiffusion3Pipeline
 from rich.progress import Progress
 
 from advantageflow.checkpoint import load_optimizer_tensors, load_state, optimizer_tensors, save_state
+from advantageflow.flow import interpolate, shift_t
 from advantageflow.scenes.model import build_pipeline
 from advantageflow.scenes.prompts import NUMBERS, TASKS, ScenePrompt, Wanted, sample_scene, task_prompts
 from advantageflow.scenes.world import COLORS, RELATIONS, SHAPES, render
 
-CORRUPTED_CAPTIONS = 0.45
-CORRUPTED_FROM = 0.8  # share of the training before the first wrong caption
+CORRUPTED_CAPTIONS = 0.35
+CORRUPTED_FROM = 0.9  # share of the training before the first wrong caption
 EMPTY_CAPTIONS = 0.1  # for classifier-free guidance
 AUTOENCODER_BATCH = 32
 FLOW_BATCH = 128
@@ -231,9 +232,9 @@ def train_flow(
         )
         x0 = latents[torch.from_numpy(chosen)].float()
         noise = torch.randn_like(x0)
-        t = torch.sigmoid(torch.randn(len(x0)))
-        t = 1.5 * t / (1 + 0.5 * t)
-        x_t = torch.lerp(x0, noise, t[:, None, None, None])
+        # as dense as the sampler's times: the autoencoder forgives noise, so little is decided at small t
+        t = shift_t(torch.randn(len(x0)).sigmoid(), pipeline.scheduler.config.shift)
+        x_t = interpolate(x0, noise, t)
         velocity: torch.Tensor = pipeline.transformer(x_t, embeds, pooled, 1000 * t, return_dict=False)[0]
         return (velocity - (noise - x0)).square().mean()
 
@@ -254,7 +255,7 @@ def pretrain(
     output: Path,
     *,
     autoencoder_steps: int = 2500,
-    flow_steps: int = 10_000,
+    flow_steps: int = 12_000,
     num_scenes: int = 100_000,
     seed: int = 0,
 ) -> None:

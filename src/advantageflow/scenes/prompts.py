@@ -127,32 +127,24 @@ def _all_prompts() -> dict[str, ScenePrompt]:
 
 
 def sample_scene(prompt: ScenePrompt, rng: np.random.Generator) -> Scene:
-    """Draw a random scene that fulfils the prompt and shows nothing else."""
+    """Draw a random scene that fulfils the prompt and shows nothing else, each object in a quarter of its own."""
     looks = []
     for item in prompt.wanted:
         color = item.color or str(rng.choice(list(COLORS)))
         looks += [(item.shape, color)] * item.count
-    low, high = {1: (8.0, 13.0), 2: (7.5, 11.5)}.get(len(looks), (7.0, 9.5))
-    while True:
-        radii = rng.uniform(low, high, len(looks))
-        centers = rng.uniform(radii[:, None] + 2, IMAGE_SIZE - radii[:, None] - 2, (len(looks), 2))
-        if _separate(centers, radii) and _related(centers, prompt.relation):
-            break
+    radii = rng.uniform(8.5, 11.5, len(looks))
+    play = IMAGE_SIZE / 4 - 1.5 - radii  # so that neighbours stay 3 pixels apart
+    centers = IMAGE_SIZE / 4 * (1 + 2 * _quarters(prompt, rng)) + play[:, None] * rng.uniform(-1, 1, (len(looks), 2))
     return tuple(
         SceneObject(shape, color, float(x), float(y), float(radius))
         for (shape, color), (x, y), radius in zip(looks, centers, radii, strict=True)
     )
 
 
-def _separate(centers: np.ndarray, radii: np.ndarray, gap: float = 3.0) -> bool:
-    away = np.abs(centers[:, None] - centers[None]).max(-1) - (radii[:, None] + radii[None])
-    return bool((away + np.eye(len(radii)) * 1e3 >= gap).all())
-
-
-def _related(centers: np.ndarray, relation: str | None) -> bool:
-    """The first object lies in the direction of `relation`, and more so than in any other."""
-    if relation is None:
-        return True
-    offset = centers[0] - centers[1]
-    along = float(offset @ np.array(RELATIONS[relation]))
-    return along >= 1.2 * float(np.abs(offset).min()) and along > 0
+def _quarters(prompt: ScenePrompt, rng: np.random.Generator) -> np.ndarray:
+    """Distinct quarters of the image, one per object, as (column, row) in {0, 1}²; a relation's lie side by side."""
+    if prompt.relation is None:
+        return np.array([(0, 0), (1, 0), (0, 1), (1, 1)])[rng.permutation(4)[: sum(w.count for w in prompt.wanted)]]
+    direction = np.array(RELATIONS[prompt.relation])
+    line = np.full(2, rng.integers(2))
+    return np.array([np.where(direction, (1 + sign * direction) // 2, line) for sign in (1, -1)])
