@@ -272,7 +272,7 @@ def _evaluate(
 def pretrain_scenes(
     output: Annotated[Path, typer.Option(help="Folder for checkpoints and the pipeline; run again to continue.")],
     autoencoder_steps: Annotated[int, typer.Option(min=1)] = 2500,
-    flow_steps: Annotated[int, typer.Option(min=1)] = 12_000,
+    flow_steps: Annotated[int, typer.Option(min=1)] = 5000,
     scenes: Annotated[int, typer.Option(min=1, help="Rendered scenes to learn from.")] = 100_000,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 for PyTorch's choice.")] = 0,
