@@ -24,9 +24,6 @@ class Conditioning:
     tokens: Tensor
     pooled: Tensor
 
-    def select(self, indices: list[int]) -> Conditioning:
-        return Conditioning(self.tokens[indices], self.pooled[indices])
-
     def expand(self, batch: int) -> Conditioning:
         """One prompt's embeddings for a whole batch."""
         return Conditioning(self.tokens.expand(batch, -1, -1), self.pooled.expand(batch, -1))
