@@ -24,7 +24,7 @@ from advantageflow.scenes.model import build_pipeline
 from advantageflow.scenes.prompts import NUMBERS, TASKS, ScenePrompt, Wanted, sample_scene, task_prompts
 from advantageflow.scenes.world import COLORS, RELATIONS, SHAPES, render
 
-CORRUPTED_CAPTIONS = 0.4
+CORRUPTED_CAPTIONS = 0.5
 CORRUPTED_FROM = 0.7  # share of the training before the first wrong caption
 EMPTY_CAPTIONS = 0.1  # for classifier-free guidance
 AUTOENCODER_BATCH = 32
@@ -255,7 +255,7 @@ def pretrain(
     output: Path,
     *,
     autoencoder_steps: int = 2500,
-    flow_steps: int = 5000,
+    flow_steps: int = 8000,
     num_scenes: int = 100_000,
     seed: int = 0,
 ) -> None:
