@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from advantageflow.config import ConfigError
-from advantageflow.models import load_model, model_exists
+from advantageflow.models import check_model_path, load_model
 
 
 def test_each_distinct_prompt_is_embedded_once(tiny_model, monkeypatch):
@@ -36,11 +36,11 @@ def test_guidance_extrapolates_from_the_empty_prompt(tiny_model):
 
 
 def test_which_names_may_be_loaded(tiny_pipeline_folder, tmp_path):
-    assert model_exists("scenes")
-    assert model_exists(str(tiny_pipeline_folder))
-    assert model_exists("stabilityai/stable-diffusion-3.5-medium")
-    assert not model_exists(str(tmp_path))
-    assert not model_exists("scene")
+    for path in ("scenes", str(tiny_pipeline_folder), "stabilityai/stable-diffusion-3.5-medium"):
+        check_model_path(path)
+    for path in (str(tmp_path), "scene"):
+        with pytest.raises(ConfigError, match="neither 'scenes', nor a folder"):
+            check_model_path(path)
 
 
 def test_a_model_that_cannot_be_fetched_is_one_sentence(monkeypatch):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from advantageflow.flow import draw_t, interpolate
-from advantageflow.models.sd3 import SD3Model
+from advantageflow.models.base import FlowModel
 from advantageflow.objectives import FlowGRPO
 from advantageflow.objectives.forward import ForwardObjective, mean_square
 from advantageflow.policy import Policy
@@ -43,7 +43,7 @@ def batches(cases: list[tuple[int, int]], batch_size: int) -> Iterator[list[tupl
 
 
 def forward_terms(
-    model: SD3Model,
+    model: FlowModel,
     policy: Policy,
     objective: ForwardObjective,
     samples: Samples,
@@ -90,7 +90,7 @@ def draw_times(distribution: str, num_images: int, num_draws: int, sigmas: Tenso
 
 
 def reverse_terms(
-    model: SD3Model,
+    model: FlowModel,
     policy: Policy,
     objective: FlowGRPO,
     samples: Samples,

@@ -17,9 +17,10 @@ from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor, nn
 
 Role = Literal["learner", "rollout", "average", "reference"]
+# The attention projections of a joint block: of the image stream and of the text stream (DiffusionNFT's targets). SD3,
+# FLUX and Qwen-Image share the names.
+ATTENTION_TARGETS = ("to_k", "to_q", "to_v", "to_out.0", "add_k_proj", "add_q_proj", "add_v_proj", "to_add_out")
 ADAPTERS: tuple[Role, ...] = ("learner", "rollout", "average")
-# The attention projections of SD3's joint blocks: of the image stream and of the text stream (DiffusionNFT's targets).
-SD3_TARGETS = ("to_k", "to_q", "to_v", "to_out.0", "add_k_proj", "add_q_proj", "add_v_proj", "to_add_out")
 
 
 def rollout_decay(schedule: float, step: int) -> float:
@@ -59,7 +60,7 @@ class Policy:
         *,
         lora_rank: int = 32,
         lora_alpha: float = 64,
-        targets: tuple[str, ...] = SD3_TARGETS,
+        targets: tuple[str, ...] = ATTENTION_TARGETS,
         seed: int = 0,
     ) -> None:
         self.transformer = transformer
@@ -78,6 +79,9 @@ class Policy:
                 for role in ADAPTERS:
                     transformer.add_adapter(config, adapter_name=role)  # type: ignore[operator]
             named = dict(transformer.named_parameters())
+            for name, parameter in named.items():
+                if any(f".{role}." in name for role in ADAPTERS):
+                    parameter.data = parameter.data.float()  # steps are too small for half precision
             self.names = [name for name in named if ".learner." in name]
             self.weights = {
                 role: [named[name.replace(".learner.", f".{role}.")] for name in self.names] for role in ADAPTERS

@@ -1,0 +1,65 @@
+"""Qwen-Image: prompts of any length through a language model, and guidance that keeps the velocity's norm."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import QwenImagePipeline
+from torch import Tensor, nn
+
+from advantageflow.models.base import Conditioning, FlowModel, dynamic_shift_sigmas
+from advantageflow.models.flux import pack, unpack
+
+MAX_TOKENS = 512
+
+
+class QwenImageModel(FlowModel):
+    pipeline_class = QwenImagePipeline
+    text_encoders = ("text_encoder",)
+
+    @property
+    def latent_channels(self) -> int:
+        return super().latent_channels // 4  # the network sees patches of 2 x 2
+
+    def encode_prompt(self, prompt: str) -> Conditioning:
+        tokens, mask = self.pipeline.encode_prompt(
+            [prompt], device=self.device, max_sequence_length=self.settings.max_sequence_length or MAX_TOKENS
+        )
+        if mask is None:  # all tokens are real
+            mask = torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device)
+        return Conditioning(tokens, None, mask)
+
+    def sigmas(self, num_steps: int) -> Tensor:
+        return dynamic_shift_sigmas(self.pipeline.scheduler, num_steps, (self.latent_size // 2) ** 2)
+
+    def predict(self, transformer: nn.Module, x_t: Tensor, timestep: Tensor, prompt: Conditioning) -> Tensor:
+        half = self.latent_size // 2
+        assert prompt.mask is not None
+        velocity = transformer(
+            hidden_states=pack(x_t),
+            timestep=timestep / 1000,
+            encoder_hidden_states=prompt.tokens,
+            encoder_hidden_states_mask=None if prompt.mask.all() else prompt.mask,
+            img_shapes=[[(1, half, half)]] * len(x_t),
+            return_dict=False,
+        )[0]
+        return unpack(velocity, self.latent_size)
+
+    def guide(self, without: Tensor, conditioned: Tensor, scale: float) -> Tensor:
+        """Guidance, scaled back to the norm of the conditioned velocity of each patch."""
+        without, conditioned = pack(without), pack(conditioned)
+        guided = super().guide(without, conditioned, scale)
+        norms = (torch.norm(velocity, dim=-1, keepdim=True) for velocity in (conditioned, guided))
+        return unpack(guided * (next(norms) / next(norms)), self.latent_size)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        vae = self.pipeline.vae
+        mean, std = (torch.tensor(values, device=latents.device).view(-1, 1, 1) for values in self._statistics())
+        with self._awake(vae):
+            frames = (latents / (1 / std) + mean).unsqueeze(2).to(vae.dtype)
+            images: Tensor = vae.decode(frames, return_dict=False)[0][:, :, 0]
+        return (images.float() / 2 + 0.5).clamp(0, 1)
+
+    def _statistics(self) -> tuple[list[float], list[float]]:
+        config = self.pipeline.vae.config
+        return config.latents_mean, config.latents_std

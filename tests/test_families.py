@@ -1,0 +1,231 @@
+"""Every model family: its rollout is the pipeline's to the bit, it trains with every method, and its adapter loads."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderKLQwenImage,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+)
+from test_trainer import make_config, make_trainer
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    CLIPTextModel,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    T5Config,
+    T5EncoderModel,
+)
+
+from advantageflow.models import load_model
+from advantageflow.models.flux import pack, unpack
+from advantageflow.rollout import sample_batches
+from advantageflow.scenes.model import build_text_encoder, build_tokenizer
+from advantageflow.seeding import Stream, noise
+
+PROMPTS = ["a red circle", "two blue rings"]
+FAMILIES = ["sd3", "flux", "qwen"]
+
+
+def tiny_vae():
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 8, 8), layers_per_block=1, latent_channels=16, norm_num_groups=4, sample_size=32,
+        use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.1, scaling_factor=1.5,
+    )  # fmt: skip
+
+
+def word_tokenizer():
+    words = ["<pad>", "</s>", "<unk>", "a", "red", "circle", "two", "blue", "rings", "and"]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=64
+    )
+
+
+def tiny_t5():
+    return T5EncoderModel(
+        T5Config(vocab_size=16, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2, pad_token_id=0, eos_token_id=1)
+    )
+
+
+def build_sd3():
+    clip = build_tokenizer()
+    return StableDiffusion3Pipeline(
+        transformer=SD3Transformer2DModel(
+            sample_size=8, patch_size=2, in_channels=16, out_channels=16, num_layers=2, attention_head_dim=16,
+            num_attention_heads=2, joint_attention_dim=128, caption_projection_dim=32, pooled_projection_dim=128,
+            pos_embed_max_size=8,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), vae=tiny_vae(),
+        text_encoder=build_text_encoder(clip), tokenizer=clip,
+        text_encoder_2=build_text_encoder(clip), tokenizer_2=clip,
+        text_encoder_3=T5EncoderModel(
+            T5Config(vocab_size=16, d_model=128, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+        ),
+        tokenizer_3=word_tokenizer(),
+    )  # fmt: skip
+
+
+def dynamic_scheduler():
+    return FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
+
+
+def build_flux():
+    clip = build_tokenizer()
+    config = build_text_encoder(clip).config
+    return FluxPipeline(
+        transformer=FluxTransformer2DModel(
+            patch_size=1, in_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=16,
+            num_attention_heads=2, joint_attention_dim=32, pooled_projection_dim=64, guidance_embeds=True,
+            axes_dims_rope=(4, 4, 8),
+        ),
+        scheduler=dynamic_scheduler(), vae=tiny_vae(), text_encoder=CLIPTextModel(config), tokenizer=clip,
+        text_encoder_2=tiny_t5(), tokenizer_2=word_tokenizer(),
+    )  # fmt: skip
+
+
+def build_qwen():
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "num_key_value_heads": 2, "vocab_size": 64,
+            "rope_scaling": {"mrope_section": [2, 2, 4], "rope_type": "default", "type": "default"},
+        },
+        vision_config={
+            "depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32,
+        },
+        hidden_size=32, vocab_size=64,
+    )  # fmt: skip
+    return QwenImagePipeline(
+        transformer=QwenImageTransformer2DModel(
+            patch_size=2, in_channels=64, out_channels=16, num_layers=2, attention_head_dim=16, num_attention_heads=2,
+            joint_attention_dim=32, axes_dims_rope=(4, 6, 6),
+        ),
+        scheduler=dynamic_scheduler(),
+        vae=AutoencoderKLQwenImage(
+            base_dim=8, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True],
+        ),
+        text_encoder=Qwen2_5_VLForConditionalGeneration(config), tokenizer=word_tokenizer(),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def folder(request, tmp_path_factory):
+    torch.manual_seed(0)
+    pipeline = {"sd3": build_sd3, "flux": build_flux, "qwen": build_qwen}[request.param]()
+    for parameter in pipeline.transformer.parameters():  # an untrained output layer would be zero
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    path = tmp_path_factory.mktemp(request.param) / "pipeline"
+    pipeline.save_pretrained(path)
+    return path
+
+
+def load(folder, **settings):
+    return load_model(str(folder), resolution=64, max_sequence_length=12, **settings)
+
+
+def draw(model, guidance_scale):
+    batches = sample_batches(
+        model, model.transformer, PROMPTS, stream=Stream.EVALUATION, address=(0,), num_inference_steps=4,
+        solver="euler", guidance_scale=guidance_scale, batch_size=1,
+    )  # fmt: skip
+    return torch.cat([model.decode(batch.x0) for batch in batches])
+
+
+def draw_plainly(model, prompt, index, guidance_scale):
+    """The pipeline's own call on our noise."""
+    latents = noise(model.latent_shape, Stream.EVALUATION, (0, 0), [index])
+    options = {"num_inference_steps": 4, "height": 64, "width": 64, "output_type": "pt", "max_sequence_length": 12}
+    if isinstance(model.pipeline, StableDiffusion3Pipeline):
+        guidance = {"guidance_scale": guidance_scale}
+    else:
+        latents = pack(latents)
+        guidance = {"true_cfg_scale": guidance_scale, "negative_prompt": "" if guidance_scale > 1 else None}
+        if isinstance(model.pipeline, FluxPipeline):
+            guidance["guidance_scale"] = 3.5
+    return model.pipeline(prompt, latents=latents, **guidance, **options).images[0]
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 4.0])
+def test_the_rollout_is_the_pipelines_to_the_bit(folder, guidance_scale):
+    model = load(folder)
+    ours = draw(model, guidance_scale)
+    for index, prompt in enumerate(PROMPTS):
+        plain = draw_plainly(model, prompt, index, guidance_scale)
+        if guidance_scale == 1.0:
+            assert torch.equal(ours[index], plain)
+        else:  # the pipelines call the network twice where we call it once with twice the batch
+            torch.testing.assert_close(ours[index], plain, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("objective", ["advantageflow", "nft", "flow-grpo"])
+def test_every_method_trains_every_family_and_the_adapter_loads(folder, objective, tmp_path):
+    sections = {"objective": {"name": objective}, "model": {"resolution": 64, "max_sequence_length": 12}}
+    if objective == "flow-grpo":
+        sections["rollout"] = {"solver": "flow_sde"}
+    trainer = make_trainer(make_config(**sections), tmp_path / "run", folder)
+    start = [weight.detach().clone() for weight in trainer.policy.parameters]
+    trainer.run()
+    assert any(not torch.equal(a, b) for a, b in zip(start, trainer.policy.parameters, strict=True))
+
+    before = draw(load(folder), 1.0)
+    with trainer.policy.acting_as("average"):
+        expected = draw(trainer.model, 1.0)
+    plain = load(folder)
+    plain.pipeline.load_lora_weights(trainer.directory.lora)
+    found = draw(plain, 1.0)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert not torch.allclose(found, before, atol=1e-5)
+
+
+def test_patches_are_those_of_the_pipelines():
+    latents = torch.randn(2, 16, 8, 8)
+    assert torch.equal(pack(latents), FluxPipeline._pack_latents(latents, 2, 16, 8, 8))
+    assert torch.equal(unpack(pack(latents), 8), latents)
+
+
+def test_a_batch_of_prompts_of_different_lengths_is_masked(folder):
+    """Together or alone, a prompt's velocity is the same."""
+    model = load(folder)
+    x, t = torch.randn(2, *model.latent_shape), torch.tensor([0.3, 0.8])
+    prompts = ["a", "two blue rings and a red circle"]
+    with torch.no_grad():
+        together = model.velocity(model.transformer, x, t, model.encode(prompts))
+        for i in range(2):
+            alone = model.velocity(model.transformer, x[i : i + 1], t[i : i + 1], model.encode([prompts[i]]))
+            torch.testing.assert_close(together[i : i + 1], alone, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_trains_float32_adapters(folder, dtype, tmp_path):
+    sections = {"model": {"resolution": 64, "max_sequence_length": 12, "dtype": dtype, "gradient_checkpointing": True}}
+    trainer = make_trainer(make_config(**sections), tmp_path / "run", folder)
+    assert {weight.dtype for weight in trainer.policy.parameters} == {torch.float32}
+    start = [weight.detach().clone() for weight in trainer.policy.parameters]
+    row = trainer.iterate()
+    assert row["skipped_steps"] == 0
+    assert np.isfinite(row["grad_norm"])
+    assert any(not torch.equal(a, b) for a, b in zip(start, trainer.policy.parameters, strict=True))
+
+
+def test_prompt_embeddings_are_kept_on_disk(folder, tmp_path):
+    first = load(folder, prompt_cache=str(tmp_path))
+    expected = first.encode(PROMPTS)
+    assert len(list(tmp_path.iterdir())) == 2
+    second = load(folder, prompt_cache=str(tmp_path))
+    second.encode_prompt = None  # not needed
+    found = second.encode(PROMPTS)
+    assert torch.equal(found.tokens, expected.tokens)
+    other = load_model(str(folder), resolution=64, max_sequence_length=11, prompt_cache=str(tmp_path))
+    other.encode(PROMPTS[:1])
+    assert len(list(tmp_path.iterdir())) == 3
