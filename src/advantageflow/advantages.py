@@ -8,6 +8,46 @@ import torch
 from torch import Tensor
 
 Normalize = Literal["centered_rms", "raw_std"]
+Combine = Literal["sum", "standardize", "gdpo"]
+
+
+def combine_rewards(rewards: Tensor, weights: Tensor, group_ids: Tensor, how: Combine = "sum") -> Tensor:
+    """One reward per image out of several.
+
+    sum: Σ w_k r_k, so that a reward counts by its weight times its own spread (the paper, and DiffusionNFT's code).
+    standardize: Σ w_k r_k / std(r_k) over the batch (MeanFlowAdvantage).
+    gdpo: Σ w_k (r_k - mean_prompt) / std_prompt(r_k) (GDPO).
+
+    A reward that does not vary, in the batch or in a group, adds nothing there.
+
+    Args:
+        rewards: float [rewards, batch].
+        weights: [rewards].
+        group_ids: integers [batch]; equal for images of one prompt.
+
+    Returns:
+        float64 [batch].
+
+    Raises:
+        ValueError: `how` is unknown.
+    """
+    rewards, weights = rewards.double(), weights.double().unsqueeze(1)
+    if how == "sum":
+        return (weights * rewards).sum(0)
+    if how == "standardize":
+        centered = rewards - rewards.mean(1, keepdim=True)
+        spread = rewards.std(1, correction=0, keepdim=True)
+        constant = (rewards == rewards[:, :1]).all(1, keepdim=True)
+        return torch.where(constant, 0.0, weights * centered / spread).sum(0)
+    if how == "gdpo":
+        total = torch.zeros(rewards.shape[1], dtype=torch.float64, device=rewards.device)
+        for weight, values in zip(weights, rewards, strict=True):
+            centered, group = _center(values, group_ids)
+            variance = torch.zeros(int(group.max()) + 1, dtype=torch.float64, device=rewards.device)
+            variance.scatter_reduce_(0, group, centered.square(), "mean", include_self=False)
+            total += torch.where(centered == 0, 0.0, weight * centered / variance.sqrt()[group])
+        return total
+    raise ValueError(f"unknown combination {how!r}; use one of {', '.join(get_args(Combine))}")
 
 
 def group_advantages(

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from advantageflow.config import ConfigError
-from advantageflow.rewards import RewardError, load_reward, score
+from advantageflow.rewards import load_reward
+from advantageflow.rewards.scoring import RewardError, score
 from advantageflow.scenes.prompts import parse_prompt, sample_scene
 from advantageflow.scenes.world import render
 

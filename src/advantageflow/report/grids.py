@@ -6,6 +6,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from advantageflow.evaluation import Evaluation
+from advantageflow.pictures import to_pil
 
 COLUMNS = 6
 CELL = 192  # pixels; small images are enlarged to it without smoothing
@@ -14,18 +15,23 @@ GAP = 8
 PAPER, INK, GOOD, BAD = (255, 255, 255), (40, 40, 40), (20, 130, 60), (190, 40, 40)
 
 
-def to_pil(image: Tensor) -> Image.Image:
-    """An image [3, height, width] in [0, 1] as a picture."""
-    return Image.fromarray((image.permute(1, 2, 0) * 255).round().byte().numpy())
-
-
-def labelled_grid(shown: Evaluation, title: str = "") -> Image.Image:
+def labelled_grid(shown: Evaluation, title: str = "", columns: int = COLUMNS) -> Image.Image:
     """All images of an evaluation, each above its prompt and its scores."""
     cells = [
         _cell(shown.images[i], shown.prompts[i], {label: values[i].item() for label, values in shown.by_image.items()})
         for i in range(len(shown.prompts))
     ]
-    return _arrange(cells, COLUMNS, title)
+    return _arrange(cells, columns, title)
+
+
+def stack(grids: list[Image.Image]) -> Image.Image:
+    """Grids one below another."""
+    page = Image.new("RGB", (max(grid.width for grid in grids), sum(grid.height for grid in grids)), PAPER)
+    top = 0
+    for grid in grids:
+        page.paste(grid, (0, top))
+        top += grid.height
+    return page
 
 
 def before_and_after(before: Evaluation, after: Evaluation, count: int = 12) -> Image.Image:
@@ -46,7 +52,7 @@ def before_and_after(before: Evaluation, after: Evaluation, count: int = 12) -> 
 
 
 def _cell(image: Tensor, prompt: str, scores: dict[str, float]) -> Image.Image:
-    picture = to_pil(image)
+    picture = to_pil(image.unsqueeze(0))[0]
     smooth = Image.Resampling.NEAREST if picture.width < CELL else Image.Resampling.LANCZOS
     picture = picture.resize((CELL, CELL), smooth)
     cell = Image.new("RGB", (CELL, CELL + CAPTION), PAPER)

@@ -1,72 +1,147 @@
 """Rewards: images and prompts in, one float per image out, higher is better.
 
 A reward is a function `(images, prompts) -> sequence of floats`, with images float32 [batch, 3, height, width] in
-[0, 1] on the CPU. Built-in ones are imported when they are asked for.
+[0, 1] on the CPU. It may have a method `check_prompt(prompt)` that raises ValueError for a prompt that it cannot
+score; then all prompts are checked before a run starts. Built-in ones are imported, and their weights loaded, when they
+are asked for.
 """
 
 from __future__ import annotations
 
 import importlib
-import math
+import importlib.util
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from advantageflow.config import ConfigError
 
-Reward = Callable[[Tensor, list[str]], Sequence[float]]
+if TYPE_CHECKING:  # naming a reward does not need torch
+    from torch import Tensor
 
+Reward = Callable[["Tensor", list[str]], Sequence[float]]
+
+
+@dataclass(frozen=True)
+class BuiltIn:
+    """A reward that comes with the package.
+
+    Args:
+        target: "module:function", or "module:class" of which an instance is the reward.
+        about: what it measures and its usual range.
+        modules: what it imports beyond the core's dependencies; `pip install "advantageflow[rewards]"` has them.
+        weights: hub repositories that its first use fetches.
+    """
+
+    target: str
+    about: str
+    modules: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
+
+    def missing(self) -> list[str]:
+        """Modules that are not installed."""
+        return [module for module in self.modules if importlib.util.find_spec(module) is None]
+
+
+VIT_H_TOKENIZER = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+CLIP_L = "openai/clip-vit-large-patch14"
+MASK2FORMER = "facebook/mask2former-swin-small-coco-instance"
+_HERE = "advantageflow.rewards"
 BUILT_IN = {
-    "scenes_graded": "advantageflow.rewards.scenes:graded",
-    "scenes_strict": "advantageflow.rewards.scenes:strict",
+    "scenes_graded": BuiltIn(f"{_HERE}.scenes:graded", "how much of a drawn scene is right, 0 to 1"),
+    "scenes_strict": BuiltIn(f"{_HERE}.scenes:strict", "whether a drawn scene is exactly right, 0 or 1"),
+    "pickscore": BuiltIn(
+        f"{_HERE}.pickscore:PickScore",
+        "human preference, about 0.8 to 0.9",
+        weights=("yuvalkirstain/PickScore_v1", VIT_H_TOKENIZER),
+    ),
+    "hpsv2": BuiltIn(
+        f"{_HERE}.hpsv2:HPSv2", "human preference (v2.1), about 0.2 to 0.4", weights=("xswu/HPSv2", VIT_H_TOKENIZER)
+    ),
+    "clipscore": BuiltIn(
+        f"{_HERE}.clipscore:CLIPScore", "image-text similarity, about 0.25 to 0.32", weights=(CLIP_L,)
+    ),
+    "aesthetic": BuiltIn(
+        f"{_HERE}.aesthetic:Aesthetic",
+        "aesthetic rating, about 4 to 7",
+        weights=(CLIP_L, "trl-lib/ddpo-aesthetic-predictor"),
+    ),
+    "imagereward": BuiltIn(
+        f"{_HERE}.imagereward:ImageReward",
+        "human preference, about -2 to 2",
+        weights=("THUDM/ImageReward", "google-bert/bert-base-uncased"),
+    ),
+    "ocr": BuiltIn(f"{_HERE}.ocr:OCR", "quoted words that can be read, 0 to 1", modules=("rapidocr", "onnxruntime")),
+    "geneval": BuiltIn(
+        f"{_HERE}.geneval:GenEval",
+        "objects, counts, colours, positions, graded: at most 1",
+        weights=(MASK2FORMER, CLIP_L),
+    ),
+    "geneval_strict": BuiltIn(
+        f"{_HERE}.geneval:GenEvalStrict", "the same, exact: 0 or 1", weights=(MASK2FORMER, CLIP_L)
+    ),
+    "geneval_accuracy": BuiltIn(
+        f"{_HERE}.geneval:GenEvalAccuracy",
+        "the official evaluation: 0 or 1",
+        weights=(MASK2FORMER, CLIP_L),
+    ),
+    "jpeg_incompressibility": BuiltIn(f"{_HERE}.jpeg:incompressibility", "kilobytes as JPEG"),
+    "jpeg_compressibility": BuiltIn(f"{_HERE}.jpeg:compressibility", "-kilobytes as JPEG / 500"),
+    "vlm": BuiltIn(f"{_HERE}.vlm:VLMJudge", "a vision-language model's verdict, 0.2 to 1", modules=("httpx",)),
 }
 
 
-class RewardError(ConfigError):
-    """A reward that does not give one finite number per image."""
+def check_reward(name: str) -> None:
+    """Check that a reward may be loaded, without loading its weights.
+
+    Raises:
+        ConfigError: the name is unknown, or what it needs is not installed.
+    """
+    if name.startswith(("http://", "https://")):
+        return
+    if ":" in name:
+        _import(name, name)
+        return
+    if name not in BUILT_IN:
+        raise ConfigError(
+            f"unknown reward {name!r}; built in are {', '.join(BUILT_IN)}; or give package.module:function, or the "
+            "http:// address of a reward server"
+        )
+    missing = BUILT_IN[name].missing()
+    if missing:
+        raise ConfigError(
+            f'the reward {name!r} needs {", ".join(missing)}; install with: pip install "advantageflow[rewards]"'
+        )
 
 
 def load_reward(name: str) -> Reward:
-    """A built-in reward, or any importable function as "package.module:function" (the current folder is searched too).
+    """A built-in reward, a reward server by its address, or a function "package.module:function".
+
+    Of a class an instance is made, and that is called. The current folder is searched too.
 
     Raises:
-        ConfigError: the name is unknown, or the function cannot be imported.
+        ConfigError: see `check_reward`, or its weights cannot be loaded.
     """
-    target = BUILT_IN.get(name, name)
-    module_name, separator, function_name = target.partition(":")
-    if not separator:
-        raise ConfigError(
-            f"unknown reward {name!r}; built in are {', '.join(BUILT_IN)}, or give package.module:function"
-        )
+    check_reward(name)
+    if name.startswith(("http://", "https://")):
+        from advantageflow.rewards.remote import RemoteReward
+
+        return RemoteReward(name)
+    found = _import(name, BUILT_IN[name].target if name in BUILT_IN else name)
+    reward: Reward = found() if isinstance(found, type) else found
+    return reward
+
+
+def _import(name: str, target: str) -> Callable[..., Sequence[float]]:
+    module_name, _, function_name = target.partition(":")
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     try:
-        function: Reward = getattr(importlib.import_module(module_name), function_name)
+        found: Callable[..., Sequence[float]] = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"cannot load the reward {name!r}: {error}") from error
-    if not callable(function):
+    if not callable(found):
         raise ConfigError(f"the reward {name!r} is not a function")
-    return function
-
-
-def score(name: str, reward: Reward, images: Tensor, prompts: list[str]) -> Tensor:
-    """Call a reward and check its answer: float64 [batch].
-
-    Raises:
-        RewardError: it does not return one finite float per image; the message names reward, sample and prompt.
-    """
-    try:
-        values = torch.as_tensor(reward(images, prompts), dtype=torch.float64).flatten()
-    except (TypeError, ValueError) as error:
-        raise RewardError(f"the reward {name!r} failed: {error}") from error
-    if len(values) != len(prompts):
-        raise RewardError(
-            f"the reward {name!r} returned {len(values)} values for {len(prompts)} images; return one per image"
-        )
-    for index, value in enumerate(values.tolist()):
-        if not math.isfinite(value):
-            raise RewardError(f"the reward {name!r} returned {value} for sample {index}, prompt {prompts[index]!r}")
-    return values
+    return found

@@ -1,0 +1,94 @@
+"""Text rendering: does the picture show the words that its prompt puts in quotation marks?
+
+The formula is Flow-GRPO's and DiffusionNFT's; the reader is rapidocr (PP-OCR models inside its package) in place of
+PaddleOCR, which does not install beside other rewards.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from advantageflow.pictures import to_pil
+
+
+class Reader(Protocol):
+    def __call__(self, image: np.ndarray) -> list[str]:
+        """The texts found in an RGB image, uint8 [height, width, 3]."""
+
+
+class OCR:
+    """1 - distance / length of the wanted text, in [0, 1]; 1 if the wanted text is anywhere in what was read.
+
+    Args:
+        reader: finds texts in an image; rapidocr by default.
+        detect: look for lines of text anywhere; False reads the whole image as one line and is ten times faster.
+    """
+
+    def __init__(self, reader: Reader | None = None, detect: bool = True) -> None:
+        self.reader = reader or rapidocr_reader(detect)
+
+    def check_prompt(self, prompt: str) -> None:
+        """Raises ValueError if the prompt cannot be scored."""
+        quoted_text(prompt)
+
+    def __call__(self, images: Tensor, prompts: list[str]) -> list[float]:
+        """Scores [batch] of images in [0, 1], [batch, 3, height, width].
+
+        Raises:
+            ValueError: a prompt has no text in double quotation marks.
+        """
+        wanted = [quoted_text(prompt) for prompt in prompts]
+        return [
+            similarity(target, "".join(self.reader(np.asarray(picture))))
+            for target, picture in zip(wanted, to_pil(images), strict=True)
+        ]
+
+
+def quoted_text(prompt: str) -> str:
+    """The text between the first pair of double quotation marks."""
+    parts = prompt.split('"')
+    if len(parts) < 3 or not _comparable(parts[1]):
+        raise ValueError(
+            f'the OCR reward needs a text in double quotation marks, as in a sign that says "OPEN": {prompt!r}'
+        )
+    return parts[1]
+
+
+def similarity(wanted: str, found: str) -> float:
+    """1 - min(edit distance, length) / length, without spaces and capitals; 1 if `found` contains `wanted`."""
+    wanted, found = _comparable(wanted), _comparable(found)
+    if wanted in found:
+        return 1.0
+    return 1 - min(edit_distance(wanted, found), len(wanted)) / len(wanted)
+
+
+def edit_distance(first: str, second: str) -> int:
+    """Levenshtein's distance: the fewest insertions, deletions and substitutions."""
+    previous = list(range(len(second) + 1))
+    for row, letter in enumerate(first, 1):
+        current = [row]
+        for column, other in enumerate(second, 1):
+            current.append(min(previous[column] + 1, current[-1] + 1, previous[column - 1] + (letter != other)))
+        previous = current
+    return previous[-1]
+
+
+def _comparable(text: str) -> str:
+    return text.replace(" ", "").lower()
+
+
+def rapidocr_reader(detect: bool) -> Reader:
+    """rapidocr with the models of its package, on one thread per call."""
+    from rapidocr import RapidOCR
+
+    engine: Any = RapidOCR(params={"Global.log_level": "error"})
+
+    def read(image: np.ndarray) -> list[str]:
+        found = engine(image[..., ::-1], use_det=detect, use_cls=False, use_rec=True)  # it takes BGR
+        pairs = zip(found.txts or (), found.scores or (), strict=True)
+        return [text for text, confidence in pairs if confidence > 0]
+
+    return read

@@ -1,0 +1,194 @@
+"""A reward over HTTP: `advantageflow serve REWARD`, perhaps in another environment or on another machine."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import os
+import threading
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from queue import Empty, Queue
+from typing import Any
+
+import torch
+from fastapi import FastAPI, HTTPException
+from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from torch import Tensor
+
+from advantageflow import __version__
+from advantageflow.config import ConfigError
+from advantageflow.rewards import Reward, load_reward
+from advantageflow.rewards.scoring import RewardError, score
+from advantageflow.rewards.wire import ScoreRequest, ScoreResponse, decode_images
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass
+class Job:
+    images: Tensor
+    prompts: list[str]
+    future: Future[list[float]] = field(default_factory=Future)
+
+
+class Batcher:
+    """One thread that scores, joining the requests that wait at the same time and have images of one size."""
+
+    def __init__(self, name: str, reward: Reward, max_batch: int) -> None:
+        self.name, self.reward, self.max_batch = name, reward, max_batch
+        self.queue: Queue[Job] = Queue()
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def submit(self, images: Tensor, prompts: list[str]) -> Future[list[float]]:
+        job = Job(images, prompts)
+        self.queue.put(job)
+        return job.future
+
+    def _work(self) -> None:
+        kept: Job | None = None  # taken from the queue, but did not fit the last batch
+        while True:
+            jobs = [kept or self.queue.get()]
+            kept = None
+            size = len(jobs[0].prompts)
+            while size < self.max_batch:
+                try:
+                    job = self.queue.get_nowait()
+                except Empty:
+                    break
+                if job.images.shape[1:] != jobs[0].images.shape[1:] or size + len(job.prompts) > self.max_batch:
+                    kept = job
+                    break
+                jobs.append(job)
+                size += len(job.prompts)
+            self._score([job for job in jobs if job.future.set_running_or_notify_cancel()])
+
+    def _score(self, jobs: list[Job]) -> None:
+        if not jobs:
+            return
+        try:
+            images = torch.cat([job.images for job in jobs])
+            scores = score(self.name, self.reward, images, [prompt for job in jobs for prompt in job.prompts]).tolist()
+        except Exception as error:
+            if len(jobs) == 1:
+                jobs[0].future.set_exception(error)
+            else:  # find out whose fault it is
+                for job in jobs:
+                    self._score([job])
+            return
+        for job in jobs:
+            job.future.set_result(scores[: len(job.prompts)])
+            scores = scores[len(job.prompts) :]
+
+
+class Guard:
+    """ASGI middleware: turns away a wrong token before the body is read, and a body that is too large."""
+
+    def __init__(self, app: ASGIApp, token: str | None, max_megabytes: float) -> None:
+        self.app, self.token, self.max_bytes = app, token, max_megabytes * 1e6
+        self.too_large = f"the body is larger than {max_megabytes:g} MB; send fewer images"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given = headers.get("authorization", "")
+        if self.token and not hmac.compare_digest(given.encode(), f"Bearer {self.token}".encode()):
+            await JSONResponse({"detail": "wrong or missing bearer token"}, 401)(scope, receive, send)
+            return
+        if int(headers.get("content-length", 0)) > self.max_bytes:
+            await JSONResponse({"detail": self.too_large}, 413)(scope, receive, send)
+            return
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.max_bytes:
+                raise HTTPException(413, self.too_large)
+            return message
+
+        await self.app(scope, counted, send)
+
+
+def create_app(
+    name: str,
+    reward: Reward,
+    *,
+    token: str | None = None,
+    max_megabytes: float = 64,
+    timeout: float = 120,
+    max_batch: int = 64,
+) -> FastAPI:
+    """The application: GET /health, GET /version, POST /score.
+
+    Args:
+        token: asked for as a bearer token, if given.
+        max_megabytes: of a request's body.
+        timeout: seconds after which a request is answered with 504.
+        max_batch: images scored in one call, of one or several requests.
+    """
+    batcher = Batcher(name, reward, max_batch)
+
+    app = FastAPI(title=f"AdvantageFlow reward {name}", version=__version__)
+    app.add_middleware(Guard, token=token, max_megabytes=max_megabytes)
+
+    @app.get("/health")
+    def health() -> dict[str, Any]:
+        return {"status": "ok", "reward": name, "waiting": batcher.queue.qsize()}
+
+    @app.get("/version")
+    def version() -> dict[str, str]:
+        return {"advantageflow": __version__}
+
+    @app.post("/score")
+    async def score_images(body: ScoreRequest) -> ScoreResponse:
+        try:
+            images = decode_images(body)
+        except ValueError as error:
+            raise HTTPException(422, str(error)) from error
+        future = batcher.submit(images, body.prompts)
+        try:
+            return ScoreResponse(scores=await asyncio.wait_for(asyncio.wrap_future(future), timeout))
+        except asyncio.TimeoutError as error:
+            raise HTTPException(504, f"the reward {name!r} took longer than {timeout:g} seconds") from error
+        except (RewardError, ValueError) as error:
+            raise HTTPException(422, str(error)) from error
+
+    return app
+
+
+def app_from_environment() -> FastAPI:
+    """What a worker process of `serve` runs; the command line leaves its settings in the environment."""
+    settings = json.loads(os.environ["ADVANTAGEFLOW_SERVE"])
+    name = settings.pop("name")
+    return create_app(name, load_reward(name), token=os.environ.get("ADVANTAGEFLOW_TOKEN"), **settings)
+
+
+def serve(name: str, host: str, port: int, workers: int, **settings: Any) -> None:
+    """Run the server until it is stopped; dead worker processes are replaced.
+
+    Raises:
+        ConfigError: it would listen to other machines without a token.
+    """
+    import uvicorn
+
+    if host not in LOOPBACK and not os.environ.get("ADVANTAGEFLOW_TOKEN"):
+        raise ConfigError(
+            f"--host {host} listens to other machines; set ADVANTAGEFLOW_TOKEN to a secret that clients must send"
+        )
+    load_reward(name)  # a mistake is told before the server starts
+    os.environ["ADVANTAGEFLOW_SERVE"] = json.dumps({"name": name, **settings})
+    uvicorn.run(
+        "advantageflow.server:app_from_environment",
+        factory=True,
+        host=host,
+        port=port,
+        workers=workers,
+        log_level="warning",
+    )
