@@ -82,11 +82,11 @@ def main() -> None:
         trainer = Trainer(
             config,
             RunDirectory.create(Path(folder) / "run", config),
-            load_model(config.model.path, config.model.dtype),
+            load_model(**config.model.model_dump(exclude={"device"})),
             train_prompts=load_prompts(config.prompts.train),
             held_out_prompts=load_prompts(config.prompts.held_out),
-            reward=load_reward(config.reward),
-            rewards={},
+            rewards={name: load_reward(name) for name in config.reward_weights},
+            evaluated={},
             display=Display(Console(quiet=True), 1),
         )
         calls = record_calls(trainer)

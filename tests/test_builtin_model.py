@@ -10,7 +10,7 @@ from advantageflow.models import load_model
 from advantageflow.policy import Policy
 from advantageflow.prompts import load_prompts
 from advantageflow.rewards import load_reward
-from advantageflow.rollout import decode, sample
+from advantageflow.rollout import join, sample_batches
 from advantageflow.scenes import WEIGHTS
 from advantageflow.scenes.pretrain import scene_batch
 from advantageflow.scenes.verifier import verify
@@ -38,17 +38,21 @@ def draw_plainly(pipeline, guidance_scale=1.0):
 
 
 def draw_ourselves(model, transformer, guidance_scale=1.0):
-    samples = sample(
-        model,
-        transformer,
-        PROMPTS,
-        stream=Stream.EVALUATION,
-        address=(0,),
-        num_inference_steps=10,
-        solver="euler",
-        guidance_scale=guidance_scale,
+    samples = join(
+        list(
+            sample_batches(
+                model,
+                transformer,
+                PROMPTS,
+                stream=Stream.EVALUATION,
+                address=(0,),
+                num_inference_steps=10,
+                solver="euler",
+                guidance_scale=guidance_scale,
+            )
+        )
     )
-    return decode(model, samples.x0)
+    return model.decode(samples.x0)
 
 
 def test_it_is_a_small_stable_diffusion_3(plain):
@@ -84,7 +88,7 @@ def test_it_draws_well_and_obeys_badly():
         model,
         model.transformer,
         load_prompts("scenes:held_out"),
-        {"strict": ("scenes_strict", load_reward("scenes_strict"))},
+        {"strict": load_reward("scenes_strict")},
         num_images=480,
     )
     assert 0.30 <= found.scores["strict"] <= 0.60

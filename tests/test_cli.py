@@ -78,6 +78,10 @@ def test_a_run_leaves_its_folder_and_prints_where_to_look(finished):
         (["train", "prompts.train=nowhere.txt"], "'nowhere.txt' does not exist"),
         (["train", "reward=pickscor"], "unknown reward 'pickscor'"),
         (["train", "model.path=/no/such/folder"], "neither 'scenes', nor a folder"),
+        (["train", "reward=ocr", "run.iterations=1"], "scenes:train: the reward 'ocr' cannot use this prompt"),
+        (["evaluate", "scenes", "--guidance", "much"], "--guidance is 'much'"),
+        (["evaluate", "scenes", "--preset", "papr"], "unknown preset 'papr'; allowed: paper, nft"),
+        (["serve", "pickscor"], "unknown reward 'pickscor'"),
         (["train", "--resume", "nowhere"], "nowhere holds no run"),
         (["train", "scenes", "--resume", "nowhere"], "give no recipe"),
         (["evaluate", "scenes", "--lora", "nowhere"], "holds no pytorch_lora_weights.safetensors"),
@@ -164,20 +168,56 @@ def test_ctrl_c_leaves_a_resumable_run_and_says_how(tmp_path, tiny_pipeline_fold
     assert list((folder / "checkpoints").iterdir())
 
 
-def test_evaluate_and_sample(finished, tmp_path, tiny_pipeline_folder):
+def test_models_are_evaluated_side_by_side_and_a_stopped_evaluation_goes_on(finished, tmp_path, tiny_pipeline_folder):
     folder, _ = finished
-    result = run(
-        "evaluate", tiny_pipeline_folder, "--lora", folder / "lora", "--images", 6, "--steps", 2, "--guidance", 2.0,
-        "--json", tmp_path / "scores.json",
-    )  # fmt: skip
+    trained = f"{tiny_pipeline_folder}+{folder / 'lora'}"
+    arguments = [tiny_pipeline_folder, trained, "--images", 12, "--steps", 2, "--guidance", "1.0,2", "--output", "out"]
+    result = run("evaluate", *arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert set(json.loads((tmp_path / "scores.json").read_text())) == {"strict", "graded", "tasks"}
+    out = tmp_path / "out"
+    found = json.loads((out / "scores.json").read_text())["models"]
+    assert list(found) == [f"{name}, guidance {g}" for name in (tiny_pipeline_folder, trained) for g in ("1", "2")]
+    assert set(found[f"{trained}, guidance 2"]["strict"]) >= {"all", "tasks", "single", "binding"}
+    assert "paired difference to the first" in (out / "scores.md").read_text()
+    assert (out / "0-guidance1.png").is_file()
+
+    scores = (out / "scores.json").read_bytes()
+    file = out / "1-guidance2.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:5]))  # as if it had been killed
+    assert run("evaluate", *arguments, cwd=tmp_path).returncode == 0
+    assert (out / "scores.json").read_bytes() == scores
+
+    result = run("evaluate", *arguments[:-4], "--steps", 3, "--output", "out", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "holds an evaluation with other settings" in result.stderr
+
+
+def test_sample_draws_several_models_into_one_grid(finished, tmp_path, tiny_pipeline_folder):
+    folder, _ = finished
+    models = ["--model", tiny_pipeline_folder, "--model", f"{tiny_pipeline_folder}+{folder / 'lora'}"]
     result = run(
-        "sample", "a ring", "two circles", "--model", tiny_pipeline_folder, "--images", 2, "--steps", 2,
-        "--output", tmp_path / "grid.png",
-    )  # fmt: skip
+        "sample", "a ring", "two circles", *models, "--images", 2, "--steps", 2, "--output", tmp_path / "grid.png"
+    )
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "grid.png").is_file()
+
+
+def test_rewards_are_listed_and_score_files(tmp_path):
+    from PIL import Image
+
+    listed = run("rewards", "list").stdout
+    assert all(name in listed for name in ("pickscore", "hpsv2", "geneval_strict", "vlm"))
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
+    result = run(
+        "rewards", "score", tmp_path / "red.png", "--prompt", "a circle", "--reward", "jpeg_incompressibility",
+        "--reward", "scenes_graded",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "jpeg_incompressibility" in result.stdout
+    assert run("rewards", "check", "scenes_strict").stdout.startswith("scenes_strict: 0.0000 for a grey image")
+    result = run("rewards", "check", "pickscore")
+    assert result.returncode == 2
+    assert "cannot load 'yuvalkirstain/PickScore_v1'" in result.stderr
 
 
 def test_pretrain_scenes(tmp_path):

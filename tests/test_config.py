@@ -35,6 +35,9 @@ from advantageflow.config import ConfigError, check_config, dump_config, load_co
         ("scenes", ["iterations"], r"write a change as key=value"),
         ("scenes", ["name.x=1"], r"'name' is not a section"),
         ("scenes", ["evaluation.rewards={}"], r"evaluation.rewards is empty"),
+        ("scenes", ["reward={}"], r"reward is empty"),
+        ("scenes", ["reward=[pickscore]"], r"reward is \['pickscore'\]; allowed: a reward's name, or names with their"),
+        ("scenes", ["policy.lora_rank=0", "model.dtype=bfloat16"], r"bfloat16 is too coarse for"),
         ("missing.yaml", [], r"unknown recipe 'missing.yaml'"),
     ],
 )
@@ -52,6 +55,15 @@ def test_a_recipe_that_is_no_mapping_is_refused(tmp_path):
     file.write_text("a: [1\n")
     with pytest.raises(ConfigError, match="not valid YAML"):
         load_config(str(file))
+
+
+def test_a_recipe_may_start_from_another(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("extends: sd35m-multi\nreward: {ocr: 2}\nlearn: {t_draws: 3}\n")
+    mine, base = load_config(str(file)), load_config("sd35m-multi")
+    assert mine.reward_weights == {"ocr": 2}
+    assert mine.learn == base.learn.model_copy(update={"t_draws": 3})
+    assert mine.rollout == base.rollout
 
 
 def test_the_shipped_recipes_are_valid():

@@ -11,6 +11,7 @@ from advantageflow.models import load_model
 from advantageflow.progress import Display
 from advantageflow.prompts import load_prompts
 from advantageflow.rewards import load_reward
+from advantageflow.rewards.scoring import RewardError
 from advantageflow.run_directory import RunDirectory
 from advantageflow.seeding import Stream, noise
 from advantageflow.trainer import NonFiniteLossError, Trainer
@@ -38,17 +39,17 @@ def make_config(**sections):
     return check_config(settings)
 
 
-def make_trainer(config, folder, model_folder, reward=brightness):
+def make_trainer(config, folder, model_folder, rewards=None):
     torch.manual_seed(0)
     run = RunDirectory.create(folder, config) if not folder.exists() else RunDirectory.open(folder)[0]
     return Trainer(
         config,
         run,
-        load_model(str(model_folder)),
+        load_model(**{**config.model.model_dump(exclude={"device"}), "path": str(model_folder)}),
         train_prompts=load_prompts("scenes:train"),
         held_out_prompts=load_prompts("scenes:held_out"),
-        reward=reward,
-        rewards={label: (name, load_reward(name)) for label, name in config.evaluation.rewards.items()},
+        rewards=rewards or dict.fromkeys(config.reward_weights, brightness),
+        evaluated={label: load_reward(name) for label, name in config.evaluation.rewards.items()},
         display=Display(Console(quiet=True), config.run.iterations),
     )
 
@@ -139,8 +140,8 @@ def test_a_resumed_run_ends_where_an_undisturbed_one_does(tmp_path, tiny_pipelin
             raise MemoryError("killed")
         return brightness(images, prompts)
 
-    first.reward = killed_in_the_third_iteration
-    with pytest.raises(MemoryError):
+    first.scorer.rewards = {"scenes_graded": killed_in_the_third_iteration}
+    with pytest.raises(RewardError, match="killed"):
         first.run()
     second = make_trainer(config, tmp_path / "parts", tiny_pipeline_folder)
     summary = second.run()
@@ -192,6 +193,6 @@ def test_stopping_leaves_a_checkpoint(tmp_path, tiny_pipeline_folder):
         trainer.stopping = True
         return brightness(images, prompts)
 
-    trainer.reward = stop
+    trainer.scorer.rewards = {"scenes_graded": stop}
     assert trainer.run() is None
     assert trainer.directory.latest_checkpoint()[1]["iteration"] == 1

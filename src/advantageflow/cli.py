@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from advantageflow.config import Config
-    from advantageflow.evaluation import Evaluation
+    from advantageflow.models.base import FlowModel
     from advantageflow.run_directory import RunDirectory
 
 app = typer.Typer(
@@ -63,25 +64,32 @@ def train(
     changes: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/RECIPE-TIME.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue the run in this folder.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Print what the run would cost, and stop.")] = False,
 ) -> None:
     """Improve a model with a reward."""
     from rich.console import Console
 
     from advantageflow.config import ConfigError, load_config
-    from advantageflow.run_directory import RunDirectory
 
     if recipe is not None and "=" in recipe:
         changes = [recipe, *(changes or [])]
         recipe = None
-    if resume is not None:
-        if recipe or changes or output:
-            raise ConfigError(
-                "--resume continues a run as it was configured; give no recipe, key=value or --output with it"
-            )
-        directory, config = RunDirectory.open(resume)
-    else:
+    if resume is None:
         config = load_config(recipe or "scenes", changes or [])
-        directory = None
+        if plan:
+            from advantageflow.plan import print_plan
+
+            print_plan(config)
+            return
+    elif recipe or changes or output or plan:
+        raise ConfigError(
+            "--resume continues a run as it was configured; give no recipe, key=value, --output or --plan with it"
+        )
+    from advantageflow.run_directory import RunDirectory
+
+    directory = None
+    if resume is not None:
+        directory, config = RunDirectory.open(resume)
     inputs = _load_inputs(config)
     if directory is None:
         name = Path(recipe or "scenes").stem
@@ -91,20 +99,26 @@ def train(
 
 def _load_inputs(config: Config) -> dict[str, Any]:
     """Prompts and rewards, checked before a model is loaded."""
-    from advantageflow.config import ConfigError
-    from advantageflow.models import model_exists
-    from advantageflow.prompts import load_prompts
-    from advantageflow.rewards import load_reward
+    from advantageflow.models import check_model_path
+    from advantageflow.prompts import load_prompt_sets
+    from advantageflow.rewards import check_reward, load_reward
 
-    if not model_exists(config.model.path):
-        raise ConfigError(
-            f"model.path {config.model.path!r} is neither 'scenes', nor a folder with model_index.json, nor a hub name"
-        )
+    check_model_path(config.model.path)
+    names = {*config.reward_weights, *config.evaluation.rewards.values()}
+    for name in names:
+        check_reward(name)
+    loaded = {name: load_reward(name) for name in names}
+    sets = load_prompt_sets(config.prompts)
+    for prompts in sets:
+        for name, reward in loaded.items():
+            check = getattr(reward, "check_prompt", None)
+            if check:
+                prompts.check(check, f"the reward {name!r}")
     return {
-        "train_prompts": load_prompts(config.prompts.train),
-        "held_out_prompts": load_prompts(config.prompts.held_out),
-        "reward": load_reward(config.reward),
-        "rewards": {label: (name, load_reward(name)) for label, name in config.evaluation.rewards.items()},
+        "train_prompts": sets[0],
+        "held_out_prompts": sets[1],
+        "rewards": {name: loaded[name] for name in config.reward_weights},
+        "evaluated": {label: loaded[name] for label, name in config.evaluation.rewards.items()},
     }
 
 
@@ -121,7 +135,7 @@ def _run(console: Console, config: Config, directory: RunDirectory, inputs: dict
     device = config.model.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(config.model.path, config.model.dtype, device)
+    model = load_model(device=device, **config.model.model_dump(exclude={"device"}))
     with Display(console, config.run.iterations) as display:
         trainer = Trainer(config, directory, model, display=display, **inputs)
 
@@ -173,111 +187,296 @@ def _print_scores(console: Console, title: str, columns: dict[str, dict[str, Any
     console.print(table)
 
 
-ModelArgument = Annotated[str, typer.Argument(help="'scenes', a pipeline folder, or a hub name.")]
+LORA_FILE = "pytorch_lora_weights.safetensors"
 LoraOption = Annotated[Path | None, typer.Option(help="An adapter that train exported.")]
 StepsOption = Annotated[int, typer.Option(min=2, help="Sampling steps.")]
-GuidanceOption = Annotated[float, typer.Option(min=0, help="Classifier-free guidance scale; 1 is none.")]
+ResolutionOption = Annotated[int | None, typer.Option(min=16, help="Pixels; by default the model's own.")]
+DtypeOption = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+
+# What published tables were made with: name -> prompts, rewards, guidance scales, steps, images
+PRESETS: dict[str, tuple[str, list[str], str, int, int]] = {
+    # AdvantageFlow's Table 1: GenEval, without and with guidance
+    "paper": ("geneval:553", ["geneval=geneval_accuracy"], "1.0,4.5", 40, 2212),
+    # DiffusionNFT's table of preference scores; give its DrawBench prompts with --prompts
+    "nft": ("", ["pickscore", "clipscore", "hpsv2", "aesthetic", "imagereward"], "1.0", 40, 1000),
+}
 
 
 @app.command()
 def evaluate(
-    model: ModelArgument = "scenes",
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(help="'scenes', pipeline folders or hub names; MODEL+LORA is a model with an adapter."),
+    ] = None,
     lora: LoraOption = None,
-    prompts: Annotated[str, typer.Option(help="A built-in set or a text file.")] = "scenes:held_out",
-    reward: Annotated[list[str] | None, typer.Option(help="LABEL=REWARD; may be given several times.")] = None,
+    prompts: Annotated[str, typer.Option(help="See prompts.train of a recipe.")] = "scenes:held_out",
+    reward: Annotated[
+        list[str] | None, typer.Option(help="REWARD or LABEL=REWARD; may be given several times.")
+    ] = None,
     images: Annotated[int, typer.Option(min=1, help="Images to draw.")] = 480,
     steps: StepsOption = 10,
-    guidance: GuidanceOption = 1.0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the scores here too.")] = None,
+    guidance: Annotated[str, typer.Option(help="Classifier-free guidance scales, as in 1.0,4.5; 1 is none.")] = "1.0",
+    resolution: ResolutionOption = None,
+    dtype: DtypeOption = "float32",
+    preset: Annotated[str, typer.Option(help=f"Settings of a published table: {', '.join(PRESETS)}.")] = "",
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for tables, grids and scores; run again to go on.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the means here too.")] = None,
 ) -> None:
-    """Score a model on held-out prompts, with fixed prompts and seeds."""
+    """Score models side by side on the same prompts and noise, with 95 % confidence intervals."""
     import json
 
     from rich.console import Console
+    from rich.markdown import Markdown
+    from rich.progress import Progress
 
     from advantageflow.checkpoint import write_atomic
     from advantageflow.config import ConfigError
+    from advantageflow.evaluation import evaluate as evaluate_model
     from advantageflow.prompts import load_prompts
-    from advantageflow.rewards import load_reward
+    from advantageflow.report.grids import labelled_grid
+    from advantageflow.rewards import check_reward, load_reward
+    from advantageflow.scoreboard import as_json, markdown, open_folder, score_images
 
+    if preset:
+        if preset not in PRESETS:
+            raise ConfigError(f"unknown preset {preset!r}; allowed: {', '.join(PRESETS)}")
+        known, reward, guidance, steps, images = PRESETS[preset]
+        prompts = known or prompts
+    try:
+        scales = [float(scale) for scale in guidance.split(",")]
+    except ValueError:
+        raise ConfigError(f"--guidance is {guidance!r}; give scales such as 1.0 or 1.0,4.5") from None
     named = dict(
         part.partition("=")[::2] if "=" in part else (part, part)
         for part in reward or ["strict=scenes_strict", "graded=scenes_graded"]
     )
-    if any(label == "tasks" for label in named):
-        raise ConfigError("a reward cannot be labelled 'tasks'; choose another label")
-    rewards = {label: (name, load_reward(name)) for label, name in named.items()}
-    found = _evaluate(model, lora, load_prompts(prompts), rewards, images, steps, guidance)
-    _print_scores(Console(), f"{images} images, {steps} steps, guidance {guidance:g}", {"score": found.summary()})
+    models = _names(models, lora)
+    for name in named.values():
+        check_reward(name)
+    settings = {"prompts": prompts, "rewards": named, "steps": steps, "resolution": resolution, "dtype": dtype}
+    folder = open_folder(output, settings) if output else None
+    chosen = load_prompts(prompts)
+    functions = {label: load_reward(name) for label, name in named.items()}
+
+    columns: dict[str, Any] = {}
+    with Progress() as progress:
+        for number, name in enumerate(models):
+            model = _load_model(name, resolution, dtype)
+            for scale in scales:
+                column = name if len(scales) == 1 else f"{name}, guidance {scale:g}"
+                task = progress.add_task(column, total=images)
+                stem = f"{number}-guidance{scale:g}"
+                columns[column] = score_images(
+                    model,
+                    model.transformer,
+                    chosen,
+                    functions,
+                    num_images=images,
+                    file=folder / f"{stem}.jsonl" if folder else None,
+                    advance=partial(progress.advance, task),
+                    num_inference_steps=steps,
+                    guidance_scale=scale,
+                )
+                if folder:
+                    shown = evaluate_model(
+                        model,
+                        model.transformer,
+                        chosen,
+                        functions,
+                        num_images=min(images, 24),
+                        num_inference_steps=steps,
+                        guidance_scale=scale,
+                    )
+                    labelled_grid(shown, column).save(folder / f"{stem}.png")
+    table = markdown(columns)
+    title = f"{images} images, {steps} steps, guidance {guidance}"
+    Console().print(Markdown(f"**{title}**\n\n{table}"))
+    means = json.dumps({"images": images, **settings, "models": as_json(columns)}, indent=2) + "\n"
     if json_file:
-        write_atomic(json_file, json.dumps(found.summary(), indent=2) + "\n")
+        write_atomic(json_file, means)
+    if folder:
+        write_atomic(folder / "scores.json", means)
+        write_atomic(folder / "scores.md", f"# {title}\n\n{table}")
+        Console().print(f"tables and grids: {folder}", highlight=False, soft_wrap=True)
 
 
 @app.command()
 def sample(
-    prompts: Annotated[list[str], typer.Argument(help="Prompts, one image each.")],
-    model: Annotated[str, typer.Option(help="'scenes', a pipeline folder, or a hub name.")] = "scenes",
+    prompts: Annotated[list[str], typer.Argument(help="Prompts, a row each.")],
+    model: Annotated[
+        list[str] | None, typer.Option(help="As for evaluate; several are drawn one after another.")
+    ] = None,
     lora: LoraOption = None,
     output: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("samples.png"),
     images: Annotated[int, typer.Option(min=1, help="Images per prompt.")] = 4,
     steps: StepsOption = 10,
-    guidance: GuidanceOption = 1.0,
+    guidance: Annotated[float, typer.Option(min=0, help="Classifier-free guidance scale; 1 is none.")] = 1.0,
+    resolution: ResolutionOption = None,
+    dtype: DtypeOption = "float32",
 ) -> None:
-    """Draw images of prompts into one grid."""
+    """Draw images of prompts into one grid: of several models on the same noise."""
     from rich.console import Console
+    from rich.progress import Progress
 
+    from advantageflow.evaluation import evaluate as evaluate_model
     from advantageflow.prompts import PromptSet
-    from advantageflow.report.grids import labelled_grid
+    from advantageflow.report.grids import labelled_grid, stack
 
+    names = _names(model, lora)
     repeated = tuple(prompt for prompt in prompts for _ in range(images))
     chosen = PromptSet(repeated, tuple(str(i) for i in range(len(repeated))))
-    found = _evaluate(model, lora, chosen, {}, len(repeated), steps, guidance)
-    labelled_grid(found).save(output)
+    grids = []
+    with Progress() as progress:
+        for name in names:
+            task = progress.add_task(name, total=len(repeated))
+            loaded = _load_model(name, resolution, dtype)
+            found = evaluate_model(
+                loaded,
+                loaded.transformer,
+                chosen,
+                {},
+                num_images=len(repeated),
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                advance=partial(progress.advance, task),
+            )
+            grids.append(labelled_grid(found, name if len(names) > 1 else "", columns=images))
+    stack(grids).save(output)
     Console().print(f"wrote {output}", highlight=False, soft_wrap=True)
 
 
-def _evaluate(
-    model_path: str, lora: Path | None, prompts: Any, rewards: Any, images: int, steps: int, guidance: float
-) -> Evaluation:
-    from rich.progress import Progress
-
+def _names(models: list[str] | None, lora: Path | None) -> list[str]:
+    """Models, each checked, with the adapter that --lora gives to all of them."""
     from advantageflow.config import ConfigError
-    from advantageflow.evaluation import evaluate as evaluate_model
-    from advantageflow.models import load_model, model_exists
+    from advantageflow.models import check_model_path
 
-    if not model_exists(model_path):
+    names = [model + (f"+{lora}" if lora else "") for model in models or ["scenes"]]
+    for name in names:
+        path, _, adapter = name.partition("+")
+        check_model_path(path)
+        if adapter and not (Path(adapter) / LORA_FILE).is_file():
+            raise ConfigError(f"{adapter} holds no {LORA_FILE}; give the lora folder of a run")
+    return names
+
+
+def _load_model(name: str, resolution: int | None, dtype: str) -> FlowModel:
+    import torch
+
+    from advantageflow.models import load_model
+
+    path, _, adapter = name.partition("+")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_model(path, device, resolution=resolution, dtype=dtype)
+    if adapter:
+        model.pipeline.load_lora_weights(adapter)
+    return model
+
+
+rewards_app = typer.Typer(no_args_is_help=True, help="What images can be scored by.")
+app.add_typer(rewards_app, name="rewards")
+
+
+@rewards_app.command("list")
+def list_rewards() -> None:
+    """Show every built-in reward, what it measures, and what it still needs."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from advantageflow.rewards import BUILT_IN
+
+    table = Table()
+    table.add_column("reward", no_wrap=True)
+    table.add_column("measures")
+    table.add_column("packages")
+    table.add_column("fetches on first use", overflow="fold")
+    for name, reward in BUILT_IN.items():
+        missing = reward.missing()
+        table.add_row(
+            name, reward.about, f"missing {', '.join(missing)}" if missing else "installed", "\n".join(reward.weights)
+        )
+    console = Console()
+    console.print(table)
+    if any(reward.missing() for reward in BUILT_IN.values()):
+        console.print('install what is missing: pip install "advantageflow[rewards]"', markup=False)
+
+
+@rewards_app.command("check")
+def check_rewards(names: Annotated[list[str], typer.Argument(help="Rewards to load.")]) -> None:
+    """Load rewards, weights and all, and score a grey image with each."""
+    import torch
+    from rich.console import Console
+
+    from advantageflow.rewards import load_reward
+    from advantageflow.rewards.scoring import score
+
+    prompts = {"geneval": "a photo of a cup", "scenes": "a circle"}
+    for name in names:
+        family = name.split("_")[0]
+        prompt, size = prompts.get(family, 'a sign that says "OPEN"'), 64 if family == "scenes" else 512
+        value = score(name, load_reward(name), torch.full((1, 3, size, size), 0.5), [prompt]).item()
+        Console().print(f"{name}: {value:.4f} for a grey image and the prompt {prompt!r}", markup=False)
+
+
+@rewards_app.command("score")
+def score_images(
+    images: Annotated[list[Path], typer.Argument(help="Image files.", exists=True, dir_okay=False)],
+    prompt: Annotated[str, typer.Option(help="What they should show.")],
+    reward: Annotated[list[str], typer.Option(help="A reward; may be given several times.")],
+) -> None:
+    """Score image files by one or several rewards."""
+    import numpy as np
+    import torch
+    from PIL import Image
+    from rich.console import Console
+    from rich.table import Table
+
+    from advantageflow.rewards import load_reward
+    from advantageflow.rewards.scoring import score
+
+    functions = {name: load_reward(name) for name in reward}
+    table = Table("image", *reward)
+    for path in images:
+        pixels = np.asarray(Image.open(path).convert("RGB"))
+        image = torch.from_numpy(pixels.copy()).permute(2, 0, 1).unsqueeze(0).float() / 255
+        values = (score(name, function, image, [prompt]).item() for name, function in functions.items())
+        table.add_row(str(path), *(f"{value:.4f}" for value in values))
+    Console().print(table)
+
+
+@app.command()
+def serve(
+    reward: Annotated[str, typer.Argument(help="A built-in reward or package.module:function.")],
+    host: Annotated[str, typer.Option(help="Beyond loopback, ADVANTAGEFLOW_TOKEN must be set.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    workers: Annotated[int, typer.Option(min=1, help="Processes, each with its own copy of the reward.")] = 1,
+    max_megabytes: Annotated[float, typer.Option(min=0.001, help="Largest request.")] = 64,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds that a request may take.")] = 120,
+    max_batch: Annotated[int, typer.Option(min=1, help="Images scored in one call.")] = 64,
+) -> None:
+    """Serve a reward over HTTP; its address is a reward wherever one is named."""
+    from advantageflow.config import ConfigError
+
+    try:
+        from advantageflow.server import serve as run_server
+    except ImportError as error:
         raise ConfigError(
-            f"model {model_path!r} is neither 'scenes', nor a folder with a model_index.json, nor a hub name"
-        )
-    if lora is not None and not (lora / "pytorch_lora_weights.safetensors").is_file():
-        raise ConfigError(f"{lora} holds no pytorch_lora_weights.safetensors; give the lora folder of a run")
-    model = load_model(model_path)
-    if lora is not None:
-        model.pipeline.load_lora_weights(lora)
-    with Progress() as progress:
-        task = progress.add_task("sampling", total=images)
-        return evaluate_model(
-            model,
-            model.transformer,
-            prompts,
-            rewards,
-            num_images=images,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            advance=lambda count: progress.advance(task, count),
-        )
+            f'a reward server needs {error.name}; install with: pip install "advantageflow[rewards]"'
+        ) from error
+    run_server(reward, host, port, workers, max_megabytes=max_megabytes, timeout=timeout, max_batch=max_batch)
 
 
 @app.command("pretrain-scenes")
 def pretrain_scenes(
     output: Annotated[Path, typer.Option(help="Folder for checkpoints and the pipeline; run again to continue.")],
     autoencoder_steps: Annotated[int, typer.Option(min=1)] = 2500,
-    flow_steps: Annotated[int, typer.Option(min=1)] = 5000,
+    flow_steps: Annotated[int, typer.Option(min=1)] = 8000,
     scenes: Annotated[int, typer.Option(min=1, help="Rendered scenes to learn from.")] = 100_000,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 for PyTorch's choice.")] = 0,
 ) -> None:
-    """Pre-train the built-in model from nothing (about an hour on two CPU cores)."""
+    """Pre-train the built-in model from nothing (an hour on two CPU cores)."""
     import torch
 
     from advantageflow.scenes.pretrain import pretrain

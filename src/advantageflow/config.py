@@ -28,8 +28,22 @@ class Section(BaseModel):
 
 class ModelSettings(Section):
     path: str = Field("scenes", description='"scenes" (built in), a diffusers pipeline folder, or a hub name')
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the network; LoRA weights stay float32")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="of the network; LoRA weights stay float32"
+    )
     device: str = Field("auto", description='"auto" (CUDA if present), "cpu", "cuda"')
+    resolution: Count | None = Field(None, description="height and width in pixels; null for the model's own")
+    max_sequence_length: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="text tokens of T5 or the language model; null for the family's usual"
+    )
+    distilled_guidance: NonNegative = Field(3.5, description="what a guidance-distilled network (FLUX.1-dev) is told")
+    gradient_checkpointing: bool = Field(False, description="compute activations again rather than keep them")
+    vae_slicing: bool = Field(False, description="decode one image at a time")
+    offload: bool = Field(False, description="keep text encoders and VAE off the GPU between uses")
+    attention: str | None = Field(None, description="a diffusers attention backend, such as flash or sage")
+    compile: bool = Field(False, description="compile the transformer's repeated blocks")
+    quantization: Literal["8bit", "4bit"] | None = Field(None, description="of the base weights; needs bitsandbytes")
+    prompt_cache: str | None = Field(None, description="folder that keeps prompt embeddings between runs")
 
 
 class PolicySettings(Section):
@@ -42,11 +56,16 @@ class PolicySettings(Section):
 
 
 class PromptSettings(Section):
-    train: str = Field("scenes:train", description="a built-in set or a text file, one prompt a line")
-    held_out: str = "scenes:held_out"
+    train: str = Field("scenes:train", description="a built-in or generated set, a file, or a dataset of the hub")
+    held_out: str | Annotated[float, Field(gt=0, lt=1)] = Field(
+        "scenes:held_out", description="likewise, or the share of the training prompts to hold out"
+    )
+    column: str = Field("prompt", description="that holds the prompt, in files with columns")
+    task_column: str = Field("tag", description="that holds the prompt's task, if there is one")
 
 
 class RolloutSettings(Section):
+    guidance_scale: NonNegative = Field(1.0, description="classifier-free guidance while sampling; 1 is none")
     prompts_per_iteration: Count = 32
     images_per_prompt: Annotated[int, Field(ge=2)] = Field(4, description="the group size; advantages need 2 or more")
     num_inference_steps: Annotated[int, Field(ge=2)] = 10
@@ -59,6 +78,12 @@ class AdvantageSettings(Section):
     normalize: Literal["centered_rms", "raw_std"] = "centered_rms"
     clip: Positive = 1.0
     recenter: bool = False
+
+
+class ScoringSettings(Section):
+    combine: Literal["sum", "standardize", "gdpo"] = Field("sum", description="how several rewards become one")
+    attempts: Count = Field(2, description="calls of a reward that raises or hangs, before the run stops")
+    timeout: Positive = Field(600, description="seconds that a call of a reward may take")
 
 
 class AdvantageFlowSettings(Section):
@@ -149,16 +174,24 @@ class Config(Section):
 
     name: str = "run"
     seed: Annotated[int, Field(ge=0)] = 0
-    reward: str = Field("scenes_graded", description="a built-in reward or package.module:function")
+    reward: str | dict[str, float] = Field(
+        "scenes_graded", description="a built-in reward, package.module:function or http:// address; or several: weight"
+    )
     model: ModelSettings = ModelSettings()
     policy: PolicySettings = PolicySettings()
     prompts: PromptSettings = PromptSettings()
     rollout: RolloutSettings = RolloutSettings()
+    scoring: ScoringSettings = ScoringSettings()
     advantage: AdvantageSettings = AdvantageSettings()
     objective: ObjectiveSettings = AdvantageFlowSettings()
     learn: LearnSettings = LearnSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     run: RunSettings = RunSettings()
+
+    @property
+    def reward_weights(self) -> dict[str, float]:
+        """Reward -> its weight."""
+        return {self.reward: 1.0} if isinstance(self.reward, str) else self.reward
 
 
 def recipe_names() -> list[str]:
@@ -186,7 +219,7 @@ def load_config(recipe: str, overrides: Iterable[str] = ()) -> Config:
 
 
 def read_recipe(recipe: str) -> dict[str, Any]:
-    """The plain content of a recipe, by name or path."""
+    """The plain content of a recipe, by name or path; `extends` names another whose settings it starts from."""
     path = Path(recipe) if recipe.endswith((".yaml", ".yml")) else RECIPES / f"{recipe}.yaml"
     if not path.is_file():
         raise ConfigError(
@@ -199,7 +232,17 @@ def read_recipe(recipe: str) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold a mapping of settings, not {type(content).__name__}")
-    return content
+    base = content.pop("extends", None)
+    return content if base is None else _merge(read_recipe(str(base)), content)
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Sections are merged; rewards, which are mappings too, are replaced."""
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict) and key not in ("reward", "rewards")
+        merged[key] = _merge(base[key], value) if both else value
+    return merged
 
 
 def _parse_change(override: str) -> tuple[str, Any]:
@@ -280,11 +323,18 @@ def _check_combination(config: Config) -> None:
             f"learn.t_draws is {draws}, but a rollout of {steps} steps has only {most} times to learn from; "
             f"set learn.t_draws to at most {most}"
         )
+    if config.policy.lora_rank == 0 and config.model.dtype != "float32":
+        raise ConfigError(
+            f"policy.lora_rank=0 trains all weights, which model.dtype={config.model.dtype} is too coarse for; "
+            "set model.dtype=float32 or a lora_rank"
+        )
     images = config.rollout.prompts_per_iteration * config.rollout.images_per_prompt
     if config.learn.optimizer_steps > images:
         raise ConfigError(
             f"learn.optimizer_steps is {config.learn.optimizer_steps}, but an iteration has only {images} images"
         )
+    if not config.reward_weights:
+        raise ConfigError("reward is empty; name at least one, such as reward=scenes_graded")
     if not config.evaluation.rewards:
         raise ConfigError("evaluation.rewards is empty; name at least one, such as {reward: scenes_graded}")
 
@@ -296,6 +346,8 @@ def _explain(errors: list[ErrorDetails]) -> list[str]:
         path = [str(part) for part in error["loc"]]
         if path[0] == "objective" and len(path) > 1 and path[1] in OBJECTIVES:
             del path[1]  # the union's branch
+        if path[0] == "reward":
+            del path[1:]
         del path[3 if path[0] == "evaluation" else 2 :]  # the branch of a union of types
         by_key.setdefault(".".join(path), []).append(error)
     return [_sentence(key, found) for key, found in by_key.items()]
@@ -316,6 +368,8 @@ def _sentence(key: str, found: list[ErrorDetails]) -> str:
         return f"objective.gamma is {first['input']!r}; allowed: a number, or '1-A'"
     if key == "policy.rollout_decay":
         return f"{key} is {first['input']!r}; allowed: a schedule (0, 1 or 2) or a constant between 0 and 1"
+    if key == "reward":
+        return f"reward is {first['input']!r}; allowed: a reward's name, or names with their weights: {{pickscore: 1}}"
     if key == "rollout.images_per_prompt":
         return f"{key} is {first['input']!r}; a group needs at least 2 images to compare"
     message = first["msg"][0].lower() + first["msg"][1:]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from advantageflow.models.sd3 import SD3Model
+from advantageflow.models.base import FlowModel
 from advantageflow.prompts import PromptSet
-from advantageflow.rewards import Reward, score
-from advantageflow.rollout import Advance, decode, sample
+from advantageflow.rewards import Reward
+from advantageflow.rewards.scoring import Scorer
+from advantageflow.rollout import sample_batches
 from advantageflow.seeding import Stream
 
 # Evaluation draws do not depend on the run's seed: runs with different seeds are scored on the same prompts and noise.
@@ -24,6 +27,7 @@ class Evaluation:
     scores: dict[str, float]
     tasks: dict[str, float]
     prompts: list[str]
+    prompt_tasks: list[str]
     images: Tensor
     by_image: dict[str, Tensor]
 
@@ -32,21 +36,30 @@ class Evaluation:
 
 
 def evaluate(
-    model: SD3Model,
+    model: FlowModel,
     transformer: nn.Module,
     prompts: PromptSet,
-    rewards: dict[str, tuple[str, Reward]],
+    rewards: Mapping[str, Reward],
     *,
     num_images: int,
+    first: int = 0,
     num_inference_steps: int = 10,
     guidance_scale: float = 1.0,
     batch_size: int = 64,
-    advance: Advance | None = None,
+    attempts: int = 1,
+    timeout: float | None = None,
+    advance: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Draw `num_images` with the Euler solver and score them by every reward (label -> (name, function)), if any."""
-    chosen = prompts.draw(0, num_images, EVALUATION_SEED)
+    """Draw images number `first` to `first + num_images - 1` with the Euler solver; score them by every reward, if any.
+
+    Args:
+        rewards: label -> function.
+    """
+    chosen = prompts.draw(first, num_images, EVALUATION_SEED)
     texts = [prompts.texts[i] for i in chosen]
-    samples = sample(
+    scorer = Scorer(rewards, attempts=attempts, timeout=timeout)
+    images: list[Tensor] = []
+    for batch in sample_batches(
         model,
         transformer,
         texts,
@@ -56,18 +69,23 @@ def evaluate(
         solver="euler",
         guidance_scale=guidance_scale,
         batch_size=batch_size,
-        advance=advance,
-    )
-    images = decode(model, samples.x0, batch_size)
-    by_image = {label: score(name, reward, images, texts) for label, (name, reward) in rewards.items()}
+        first=first,
+    ):
+        images.append(model.decode(batch.x0).cpu())
+        start = len(images) * batch_size - batch_size
+        scorer.submit(images[-1], texts[start : start + batch_size])
+        if advance:
+            advance(len(batch.x0))
+    by_image = scorer.results()
     by_task: dict[str, list[float]] = {}
-    for first in list(by_image.values())[:1]:
-        for index, value in zip(chosen, first.tolist(), strict=True):
+    for values in list(by_image.values())[:1]:
+        for index, value in zip(chosen, values.tolist(), strict=True):
             by_task.setdefault(prompts.tasks[index], []).append(value)
     return Evaluation(
         scores={label: values.mean().item() for label, values in by_image.items()},
         tasks={task: sum(values) / len(values) for task, values in by_task.items()},
         prompts=texts,
-        images=images,
+        prompt_tasks=[prompts.tasks[i] for i in chosen],
+        images=torch.cat(images),
         by_image=by_image,
     )

@@ -12,8 +12,11 @@ from advantageflow.learning import Terms
 from advantageflow.run_directory import RunDirectory
 
 
-def reward_metrics(rewards: Tensor) -> dict[str, float]:
+def reward_metrics(rewards: Tensor, scores: Mapping[str, Tensor]) -> dict[str, float]:
+    """Of the combined reward, and the mean of each reward where there are several."""
+    several = {f"reward/{name}/mean": values.mean().item() for name, values in scores.items() if len(scores) > 1}
     return {
+        **several,
         "reward/mean": rewards.mean().item(),
         "reward/std": rewards.std(correction=0).item(),
         "reward/best": rewards.max().item(),

@@ -37,6 +37,10 @@ class Display:
     ) -> None:
         self._bars.stop()
 
+    def resumed(self, iteration: int) -> None:
+        """Start the run's bar at the iterations that an earlier process did."""
+        self._bars.update(self._run, completed=iteration)
+
     def stage(self, name: str, total: int) -> None:
         self._name = name
         self._bars.reset(self._stage, total=total, description=f"  {name}")

@@ -12,7 +12,7 @@ The loop departs from the paper in:
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -20,21 +20,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advantageflow.advantages import group_advantages, zero_variance_groups
+from advantageflow.advantages import combine_rewards, group_advantages, zero_variance_groups
 from advantageflow.checkpoint import load_optimizer_tensors, optimizer_tensors
 from advantageflow.config import Config
 from advantageflow.evaluation import Evaluation, evaluate
 from advantageflow.learning import Terms, batches, draw_steps, draw_times, forward_terms, reverse_terms
 from advantageflow.metrics import MetricsWriter, learning_metrics, reward_metrics
-from advantageflow.models.sd3 import SD3Model
+from advantageflow.models.base import FlowModel
 from advantageflow.objectives import OBJECTIVES, FlowGRPO
 from advantageflow.policy import Policy, Role, average_decay, rollout_decay
 from advantageflow.progress import Display
 from advantageflow.prompts import PromptSet
 from advantageflow.report.curves import draw_curve
 from advantageflow.report.grids import before_and_after, labelled_grid
-from advantageflow.rewards import Reward, score
-from advantageflow.rollout import Samples, decode, sample
+from advantageflow.rewards import Reward
+from advantageflow.rewards.scoring import Scorer
+from advantageflow.rollout import Samples, join, sample_batches
 from advantageflow.run_directory import RunDirectory
 from advantageflow.seeding import Stream, address_seed, generator
 
@@ -49,7 +50,8 @@ class Trainer:
     """A run: its model, policy, optimizer and folder.
 
     Args:
-        rewards: label -> (name, function) of the rewards that are evaluated.
+        rewards: name -> function of the rewards that are learned from, each of `config.reward_weights`.
+        evaluated: label -> function of the rewards that are evaluated.
         display: shows progress.
     """
 
@@ -57,17 +59,18 @@ class Trainer:
         self,
         config: Config,
         directory: RunDirectory,
-        model: SD3Model,
+        model: FlowModel,
         *,
         train_prompts: PromptSet,
         held_out_prompts: PromptSet,
-        reward: Reward,
-        rewards: dict[str, tuple[str, Reward]],
+        rewards: Mapping[str, Reward],
+        evaluated: Mapping[str, Reward],
         display: Display,
     ) -> None:
         self.config, self.directory, self.model, self.display = config, directory, model, display
         self.train_prompts, self.held_out_prompts = train_prompts, held_out_prompts
-        self.reward, self.rewards = reward, rewards
+        self.scorer = Scorer(rewards, attempts=config.scoring.attempts, timeout=config.scoring.timeout)
+        self.evaluated = evaluated
         self.objective = OBJECTIVES[config.objective.name](**config.objective.model_dump(exclude={"name"}))
         self.sigmas = model.sigmas(config.rollout.num_inference_steps)
         self.policy = Policy(
@@ -83,6 +86,8 @@ class Trainer:
             weight_decay=config.learn.weight_decay,
             foreach=True,
         )
+        # half-precision gradients are too small for float16 unless scaled up
+        self.scaler = torch.amp.GradScaler(model.device.type, enabled=model.dtype == torch.float16)
         self.iteration = 0
         self.optimizer_step = 0
         self.before: dict[str, Any] | None = None
@@ -120,9 +125,10 @@ class Trainer:
         group_ids = torch.arange(count).repeat_interleave(group_size)
         with self._timed("sampling", len(prompts)):
             samples = self._roll_out(prompts)
-            images = decode(self.model, samples.x0, config.rollout.batch_size)
         with self._timed("scoring", len(prompts)):
-            rewards = score(config.reward, self.reward, images, prompts)
+            scores = self.scorer.results()
+        weights = torch.tensor([config.reward_weights[name] for name in scores])
+        rewards = combine_rewards(torch.stack(list(scores.values())), weights, group_ids, config.scoring.combine)
         advantages = group_advantages(rewards, group_ids, **config.advantage.model_dump())
         with self._timed("learning", len(prompts) * config.learn.t_draws):
             learned = self._learn(prompts, samples, advantages)
@@ -130,7 +136,7 @@ class Trainer:
 
         row = {
             "iteration": self.iteration,
-            **reward_metrics(rewards),
+            **reward_metrics(rewards, scores),
             "zero_variance_groups": zero_variance_groups(rewards, group_ids),
             "advantage/mean": advantages.mean().item(),
             **learned,
@@ -144,9 +150,11 @@ class Trainer:
         return row
 
     def _roll_out(self, prompts: list[str]) -> Samples:
+        """Draw the iteration's images; each batch is scored while the next is drawn."""
         settings = self.config.rollout
+        batches: list[Samples] = []
         with self.policy.acting_as("rollout") as transformer:
-            return sample(
+            for batch in sample_batches(
                 self.model,
                 transformer,
                 prompts,
@@ -155,9 +163,14 @@ class Trainer:
                 num_inference_steps=settings.num_inference_steps,
                 solver=settings.solver,
                 noise_level=settings.noise_level,
+                guidance_scale=settings.guidance_scale,
                 batch_size=settings.batch_size,
-                advance=self.display.advance,
-            )
+            ):
+                start = len(batches) * settings.batch_size
+                batches.append(batch)
+                self.scorer.submit(self.model.decode(batch.x0).cpu(), prompts[start : start + settings.batch_size])
+                self.display.advance(len(batch.x0))
+        return join(batches)
 
     def _learn(self, prompts: list[str], samples: Samples, advantages: Tensor) -> dict[str, float | None]:
         """Take the iteration's optimizer steps, each on the mean loss of its part of the images."""
@@ -174,17 +187,24 @@ class Trainer:
                 terms = terms_of(batch)
                 loss = torch.stack(list(terms.terms.values())).sum(0)
                 self._check(loss, terms, prompts)
-                (loss.sum() / len(cases)).backward()
+                self.scaler.scale(loss.sum() / len(cases)).backward()
                 found.append(terms.detached())
                 self.display.advance(len(batch))
+            self.scaler.unscale_(self.optimizer)
             norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters, learn.max_grad_norm, foreach=True)
-            if not torch.isfinite(norm):
+            if torch.isfinite(norm):
+                norms.append(norm.item())
+            elif not self.scaler.is_enabled():
                 raise NonFiniteLossError(f"the gradient norm is {norm.item()} in iteration {self.iteration}")
-            norms.append(norm.item())
-            self.optimizer.step()
+            self.scaler.step(self.optimizer)  # skipped where the scale was too large; it is then lowered
+            self.scaler.update()
             self.optimizer_step += 1
             self.policy.update_average(average_decay(self.optimizer_step, self.config.policy.average_decay))
-        return {**learning_metrics(found, advantages), "grad_norm": sum(norms) / len(norms)}
+        return {
+            **learning_metrics(found, advantages),
+            "grad_norm": sum(norms) / len(norms) if norms else None,
+            "skipped_steps": learn.optimizer_steps - len(norms),
+        }
 
     def _terms_of(self, prompts: list[str], samples: Samples, advantages: Tensor) -> Any:
         """What the objective sees of a batch of cases: fresh noise, or recorded transitions."""
@@ -216,11 +236,13 @@ class Trainer:
                 self.model,
                 transformer,
                 self.held_out_prompts,
-                self.rewards,
+                self.evaluated,
                 num_images=num_images,
                 num_inference_steps=settings.num_inference_steps,
                 guidance_scale=settings.guidance_scale,
                 batch_size=self.config.rollout.batch_size,
+                attempts=self.config.scoring.attempts,
+                timeout=self.config.scoring.timeout,
                 advance=self.display.advance,
             )
 
@@ -261,6 +283,7 @@ class Trainer:
             "optimizer_step": self.optimizer_step,
             "before": self.before,
             "seconds": self.seconds,
+            "gradient_scale": self.scaler.get_scale(),
         }
         tensors = {**self.policy.state(), "optimizer": optimizer_tensors(self.optimizer)}
         self.directory.save_checkpoint(self.iteration, tensors, record)
@@ -273,4 +296,7 @@ class Trainer:
             load_optimizer_tensors(self.optimizer, tensors.get("optimizer", {}))
             self.iteration, self.optimizer_step = record["iteration"], record["optimizer_step"]
             self.before, self.seconds = record["before"], record["seconds"]
+            if self.scaler.is_enabled():
+                self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": record["gradient_scale"]})
+            self.display.resumed(self.iteration)
         self.directory.keep_metrics(self.iteration)

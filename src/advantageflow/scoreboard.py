@@ -1,0 +1,145 @@
+"""Several models on the same prompts and noise, side by side: `advantageflow evaluate`.
+
+Scores are written down image by image, so a stopped evaluation goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from advantageflow.checkpoint import write_atomic
+from advantageflow.config import ConfigError
+from advantageflow.evaluation import evaluate
+from advantageflow.models.base import FlowModel
+from advantageflow.prompts import PromptSet
+from advantageflow.rewards import Reward
+
+BLOCK = 64  # images between two writes
+Row = dict[str, Any]  # {"index", "prompt", "task", "scores": {label: value}}
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean with half the width of its 95 % confidence interval (normal approximation); NaN for a single value."""
+
+    value: float
+    half_width: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> Mean:
+        spread = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+        return cls(statistics.mean(values), 1.96 * spread)
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ± {self.half_width:.3f}"
+
+
+def score_images(
+    model: FlowModel,
+    transformer: nn.Module,
+    prompts: PromptSet,
+    rewards: Mapping[str, Reward],
+    *,
+    num_images: int,
+    file: Path | None = None,
+    advance: Callable[[int], None] | None = None,
+    **options: Any,
+) -> list[Row]:
+    """Score `num_images`, one row each; with a `file`, what it already holds is not drawn again.
+
+    Args:
+        options: see `evaluate`.
+    """
+    rows: list[Row] = []
+    if file is not None and file.exists():
+        rows = [json.loads(line) for line in file.read_text().split("\n")[:-1]][:num_images]
+        if advance:
+            advance(len(rows))
+    while len(rows) < num_images:
+        count = min(BLOCK, num_images - len(rows))
+        found = evaluate(
+            model, transformer, prompts, rewards, num_images=count, first=len(rows), advance=advance, **options
+        )
+        new = [
+            {
+                "index": len(rows) + i,
+                "prompt": found.prompts[i],
+                "task": found.prompt_tasks[i],
+                "scores": {label: values[i].item() for label, values in found.by_image.items()},
+            }
+            for i in range(count)
+        ]
+        rows += new
+        if file is not None:
+            write_atomic(file, "".join(json.dumps(row) + "\n" for row in rows))
+    return rows
+
+
+def summarize(rows: list[Row]) -> dict[str, dict[str, Mean]]:
+    """label -> {"all": mean, task: mean, ...}; "tasks" is the mean over tasks, GenEval's overall score."""
+    table: dict[str, dict[str, Mean]] = {}
+    for label in rows[0]["scores"]:
+        values = [row["scores"][label] for row in rows]
+        table[label] = {"all": Mean.of(values)}
+        tasks: dict[str, list[float]] = {}
+        for row in rows:
+            tasks.setdefault(row["task"], []).append(row["scores"][label])
+        if len(tasks) > 1:
+            means = {task: Mean.of(found) for task, found in tasks.items()}
+            width = math.sqrt(sum(mean.half_width**2 for mean in means.values())) / len(means)
+            table[label] |= {"tasks": Mean(statistics.mean(mean.value for mean in means.values()), width), **means}
+    return table
+
+
+def difference(rows: list[Row], others: list[Row], label: str) -> Mean:
+    """Mean paired difference of a score, `rows` - `others`: image by image, on the same prompts and noise."""
+    return Mean.of([one["scores"][label] - other["scores"][label] for one, other in zip(rows, others, strict=True)])
+
+
+def markdown(columns: Mapping[str, list[Row]]) -> str:
+    """The table of all columns; from the second on with the paired difference to the first."""
+    first = next(iter(columns.values()))
+    tables = {name: summarize(rows) for name, rows in columns.items()}
+    lines = ["| score | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for label in tables[next(iter(columns))]:
+        for part in tables[next(iter(columns))][label]:
+            name = label if part == "all" else f"{label}, {'mean of tasks' if part == 'tasks' else part}"
+            cells = [str(table[label][part]) for table in tables.values()]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        if len(columns) > 1:
+            changes = ["", *(str(difference(rows, first, label)) for rows in list(columns.values())[1:])]
+            lines.append(f"| {label}, paired difference to the first | " + " | ".join(changes) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def as_json(columns: Mapping[str, list[Row]]) -> dict[str, Any]:
+    return {
+        name: {
+            label: {part: {"mean": mean.value, "half_width": mean.half_width} for part, mean in parts.items()}
+            for label, parts in summarize(rows).items()
+        }
+        for name, rows in columns.items()
+    }
+
+
+def open_folder(folder: Path, settings: Mapping[str, Any]) -> Path:
+    """A folder for these settings: new, or one that was begun with the same.
+
+    Raises:
+        ConfigError: it was begun with others.
+    """
+    file = folder / "settings.json"
+    text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
+    if file.exists() and file.read_text() != text:
+        raise ConfigError(f"{folder} holds an evaluation with other settings ({file}); choose another --output")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(file, text)
+    return folder

@@ -1,0 +1,55 @@
+import subprocess
+import sys
+
+import pytest
+
+from advantageflow.config import load_config, recipe_names
+from advantageflow.plan import make_plan
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_every_recipe_is_valid_and_has_a_plan(recipe):
+    config = load_config(recipe)
+    plan = make_plan(config)
+    assert plan.images == config.rollout.prompts_per_iteration * config.rollout.images_per_prompt
+    assert set(plan.hours) == {"H100", "A100", "4090"}
+
+
+def test_the_papers_run():
+    plan = make_plan(load_config("sd35m-multi"))
+    assert plan.images == 128
+    assert plan.sampling_calls == 1280
+    assert plan.learning_calls == 3 * 128 * 9
+    assert plan.gradient_calls == 128 * 9
+    assert 10 < plan.hours["H100"] <= 35  # the paper: at most 35 H100-hours
+    assert 16 < plan.memory_gb < 80
+    assert set(plan.downloads) >= {"stabilityai/stable-diffusion-3.5-medium", "xswu/HPSv2"}
+    large = make_plan(load_config("sd35m-multi-large"))
+    assert large.images == 512
+    assert large.hours["H100"] == pytest.approx(4 * plan.hours["H100"])
+
+
+def test_departures_from_the_paper_are_listed():
+    assert "learn.t_draws is 9; the paper has 1" in make_plan(load_config("sd35m-pickscore")).departures
+    literal = ["rollout.solver=euler", "learn.t_distribution=uniform", "learn.t_draws=1", "model.dtype=float16"]
+    assert make_plan(load_config("sd35m-pickscore", literal)).departures == []
+    assert make_plan(load_config("scenes")).departures == []
+
+
+def test_guidance_and_other_methods_change_the_count():
+    assert make_plan(load_config("sd35m-pickscore", ["rollout.guidance_scale=4.5"])).sampling_calls == 2560
+    grpo = make_plan(load_config("sd35m-pickscore", ["objective=flow-grpo", "rollout.solver=flow_sde"]))
+    assert grpo.learning_calls == 2 * 128 * 9
+
+
+def test_a_plan_needs_no_torch(tmp_path):
+    code = (
+        "import sys; sys.argv = ['advantageflow', 'train', 'sd35m-multi', '--plan']\n"
+        "from advantageflow.cli import app\n"
+        "try: app()\nexcept SystemExit: pass\n"
+        "print([m for m in ('torch', 'diffusers', 'transformers') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert found.stdout.strip().endswith("[]"), found.stdout + found.stderr
+    assert "Departures from the paper" in found.stdout
+    assert not list(tmp_path.iterdir())
