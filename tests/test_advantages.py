@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from advantageflow.advantages import group_advantages, zero_variance_groups
+from advantageflow.advantages import combine_rewards, group_advantages, zero_variance_groups
 
 REWARDS = torch.tensor([1.0, 3.0, 10.0, 10.5, 9.5, 2.0, 2.0])
 GROUPS = torch.tensor([0, 0, 7, 7, 7, 3, 3])
@@ -69,3 +69,34 @@ def test_recentring_leaves_an_unclipped_group_alone():
 def test_bad_input_is_named(rewards, groups, options, message):
     with pytest.raises(ValueError, match=message):
         group_advantages(torch.tensor(rewards), torch.tensor(groups), **options)
+
+
+SEVERAL = torch.tensor([[1.0, 2.0, 3.0, 6.0], [5.0, 5.0, 5.0, 5.0], [0.0, 1.0, 0.0, 10.0]])
+PAIRS = torch.tensor([0, 0, 1, 1])
+
+
+def test_a_sum_weighs_raw_rewards():
+    combined = combine_rewards(SEVERAL, torch.tensor([1.0, 2.0, 0.5]), PAIRS)
+    assert combined.tolist() == [11.0, 12.5, 13.0, 21.0]
+
+
+def test_standardized_rewards_have_equal_spread_and_constant_ones_add_nothing():
+    weights = torch.tensor([1.0, 1.0, 3.0])
+    combined = combine_rewards(SEVERAL, weights, PAIRS, "standardize")
+    expected = sum(
+        weight * (values - values.mean()) / values.std(correction=0)
+        for weight, values in zip(weights, SEVERAL, strict=True)
+        if values.std() > 0
+    )
+    torch.testing.assert_close(combined, expected.double(), atol=1e-6, rtol=0)
+
+
+def test_gdpo_standardizes_within_each_group():
+    combined = combine_rewards(SEVERAL, torch.tensor([1.0, 1.0, 2.0]), PAIRS, "gdpo")
+    assert combined.tolist() == pytest.approx([-3.0, 3.0, -3.0, 3.0])  # two images a group: always -1 and 1
+
+
+def test_one_reward_alone_is_itself():
+    assert combine_rewards(SEVERAL[:1], torch.ones(1), PAIRS).tolist() == SEVERAL[0].tolist()
+    with pytest.raises(ValueError, match="unknown combination 'product'"):
+        combine_rewards(SEVERAL, torch.ones(3), PAIRS, "product")
