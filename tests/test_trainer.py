@@ -32,7 +32,7 @@ def make_config(**sections):
         "run": {"iterations": 2, "checkpoint_every": 1, "samples_every": 100},
     }
     for name, values in sections.items():
-        if isinstance(values, dict):
+        if isinstance(values, dict) and name != "reward":
             settings[name] = {**settings.get(name, {}), **values}
         else:
             settings[name] = values
