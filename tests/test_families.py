@@ -208,7 +208,8 @@ def test_a_batch_of_prompts_of_different_lengths_is_masked(folder):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_trains_float32_adapters(folder, dtype, tmp_path):
-    sections = {"model": {"resolution": 64, "max_sequence_length": 12, "dtype": dtype, "gradient_checkpointing": True}}
+    sections = {"model": {"resolution": 64, "max_sequence_length": 12, "dtype": dtype}}
+    sections["model"] |= {"gradient_checkpointing": True, "offload": True, "vae_slicing": True}
     trainer = make_trainer(make_config(**sections), tmp_path / "run", folder)
     assert {weight.dtype for weight in trainer.policy.parameters} == {torch.float32}
     start = [weight.detach().clone() for weight in trainer.policy.parameters]

@@ -201,6 +201,9 @@ def test_stopping_leaves_a_checkpoint(tmp_path, tiny_pipeline_folder):
 def test_several_rewards_are_added_and_each_is_written_down(tmp_path, tiny_pipeline_folder):
     config = make_config(reward={"scenes_graded": 1, "scenes_strict": 0.5}, rollout={"batch_size": 5})
     rewards = {"scenes_graded": brightness, "scenes_strict": lambda images, prompts: [2.0] * len(prompts)}
-    row = make_trainer(config, tmp_path / "run", tiny_pipeline_folder, rewards).iterate()
+    trainer = make_trainer(config, tmp_path / "run", tiny_pipeline_folder, rewards)
+    trainer.run()
+    row = trainer.directory.metrics()[-1]
+    assert trainer.directory.curve.stat().st_size > 10_000
     assert row["reward/scenes_strict/mean"] == 2.0
     assert row["reward/mean"] == pytest.approx(row["reward/scenes_graded/mean"] + 1.0)

@@ -6,13 +6,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+COLORS = ("tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:olive", "tab:cyan")
+
 
 def draw_curve(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], path: Path) -> None:
-    """Training reward per iteration and held-out scores, against training time."""
+    """Training reward per iteration and held-out scores, against training time.
+
+    Where several rewards are learned from, each has a panel of its own below, since their scales differ.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
+    several = [name for name in rows[0] if name.startswith("reward/") and name.count("/") == 2]
+    figure = Figure(figsize=(7, 4 + 2 * len(several)), layout="constrained")
+    axes, *panels = figure.subplots(1 + len(several), squeeze=False, height_ratios=[2, *[1] * len(several)])[:, 0]
     minutes = [row["seconds/training"] / 60 for row in rows]
     mean = [row["reward/mean"] for row in rows]
     axes.plot(minutes, mean, color="tab:blue", linewidth=1.5, label="training reward (mean of the iteration)")
@@ -20,11 +26,15 @@ def draw_curve(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], pa
     points += [(row["seconds/training"] / 60, row["evaluation"]) for row in rows if "evaluation" in row]
     points += [(summary["seconds"]["training"] / 60, summary["after"])]
     labels = [label for label in summary["before"] if label != "tasks"]
-    for label, color in zip(labels, ("tab:orange", "tab:green", "tab:red", "tab:purple"), strict=False):
+    for label, color in zip(labels, COLORS, strict=False):
         times, scores = [time for time, _ in points], [scores[label] for _, scores in points]
         axes.plot(times, scores, "o--", color=color, label=f"held-out {label}")
-    axes.set_xlabel("training time (minutes)")
     axes.set_ylabel("score")
-    axes.grid(alpha=0.3)
     axes.legend()
+    for panel, name in zip(panels, several, strict=True):
+        panel.plot(minutes, [row[name] for row in rows], color="tab:blue", linewidth=1)
+        panel.set_ylabel(name.split("/")[1])
+    for panel in (axes, *panels):
+        panel.grid(alpha=0.3)
+    (axes, *panels)[-1].set_xlabel("training time (minutes)")
     figure.savefig(path, dpi=120)
