@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
+
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -10,7 +12,8 @@ from advantageflow.pictures import to_pil
 
 COLUMNS = 6
 CELL = 192  # pixels; small images are enlarged to it without smoothing
-CAPTION = 40
+LINE_LENGTH, LINE_HEIGHT = 30, 16  # of captions: characters and pixels
+CAPTION = 4 * LINE_HEIGHT
 GAP = 8
 PAPER, INK, GOOD, BAD = (255, 255, 255), (40, 40, 40), (20, 130, 60), (190, 40, 40)
 
@@ -58,14 +61,13 @@ def _cell(image: Tensor, prompt: str, scores: dict[str, float]) -> Image.Image:
     cell = Image.new("RGB", (CELL, CELL + CAPTION), PAPER)
     cell.paste(picture, (0, 0))
     draw = ImageDraw.Draw(cell)
-    font = ImageFont.load_default(13)
-    text = prompt
-    while draw.textlength(text, font=font) > CELL and len(text) > 4:
-        text = text[:-4] + "..."
-    draw.text((0, CELL + 3), text, fill=INK, font=font)
-    right = not scores or next(iter(scores.values())) >= 1
+    judgement = {0.0: BAD, 1.0: GOOD}.get(next(iter(scores.values()), 0.5), INK)
     numbers = "  ".join(f"{label} {value:.2f}" for label, value in scores.items())
-    draw.text((0, CELL + 20), numbers, fill=GOOD if right else BAD, font=ImageFont.load_default(12))
+    top = CELL + 3
+    for text, ink in ((prompt, INK), (numbers, judgement)):
+        lines = wrap(text, LINE_LENGTH, max_lines=2, placeholder="...")
+        draw.multiline_text((0, top), "\n".join(lines), fill=ink, font=ImageFont.load_default(12), spacing=3)
+        top += LINE_HEIGHT * len(lines)
     return cell
 
 
