@@ -1,4 +1,4 @@
-"""GenEval's rules on photographs, with a detector that a package ships. Skipped where it is absent; see CONTRIBUTING.md."""
+"""GenEval's rules on photographs, with a detector that a package ships; skipped without (CONTRIBUTING.md)."""
 
 import os
 from pathlib import Path

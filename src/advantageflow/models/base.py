@@ -67,6 +67,7 @@ class FlowModel(ABC):
     pipeline_class: ClassVar[Any]
     text_encoders: ClassVar[tuple[str, ...]]
     lora_targets = ATTENTION_TARGETS
+    guides_in_one_call = False  # as the family's pipeline does it, to the bit
 
     def __init__(self, pipeline: Any, settings: ModelSettings | None = None) -> None:
         self.settings = settings or ModelSettings()
@@ -235,9 +236,14 @@ class FlowModel(ABC):
         timestep = (t.to(x_t.device) * 1000).to(torch.float32).expand(len(x_t))
         if guidance_scale == 1.0 or empty_prompt is None:
             return self._predict(transformer, x_t, timestep, prompt)
-        both = Conditioning.join([empty_prompt.expand(len(x_t)), prompt])
-        found = self._predict(transformer, torch.cat([x_t, x_t]), torch.cat([timestep, timestep]), both)
-        without, conditioned = found.chunk(2)
+        empty_prompt = empty_prompt.expand(len(x_t))
+        if self.guides_in_one_call:
+            both = Conditioning.join([empty_prompt, prompt])
+            found = self._predict(transformer, torch.cat([x_t, x_t]), torch.cat([timestep, timestep]), both)
+            without, conditioned = found.chunk(2)
+        else:
+            conditioned = self._predict(transformer, x_t, timestep, prompt)
+            without = self._predict(transformer, x_t, timestep, empty_prompt)
         return self.guide(without, conditioned, guidance_scale)
 
     def _predict(self, transformer: nn.Module, x_t: Tensor, timestep: Tensor, prompt: Conditioning) -> Tensor:

@@ -16,6 +16,7 @@ class SD3Model(FlowModel):
 
     pipeline_class = StableDiffusion3Pipeline
     text_encoders = ("text_encoder", "text_encoder_2", "text_encoder_3")
+    guides_in_one_call = True
 
     def encode_prompt(self, prompt: str) -> Conditioning:
         length = self.settings.max_sequence_length
