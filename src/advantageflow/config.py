@@ -145,6 +145,9 @@ class LearnSettings(Section):
     t_draws: Count = Field(
         9, description="noised copies of each image (forward) or transitions (reverse) to learn from"
     )
+    transitions: Count | None = Field(
+        None, description="of an SDE: learn from the first so many only; null for all but the last"
+    )
     optimizer_steps: Count = Field(1, description="steps per iteration, each on an equal part of the images")
     batch_size: Count = Field(256, description="noised copies in one call; does not change the result")
     learning_rate: Positive = 3e-4
@@ -317,10 +320,11 @@ def _check_combination(config: Config) -> None:
         )
     steps, draws = config.rollout.num_inference_steps, config.learn.t_draws
     # the last transition of an SDE adds almost no noise and is not learned from
-    most = steps - 1 if objective.family == "reverse" else steps
+    transitions = min(config.learn.transitions or steps, steps - 1)
+    most = transitions if objective.family == "reverse" else steps
     if draws > most and (objective.family == "reverse" or config.learn.t_distribution == "rollout_grid"):
         raise ConfigError(
-            f"learn.t_draws is {draws}, but a rollout of {steps} steps has only {most} times to learn from; "
+            f"learn.t_draws is {draws}, but this rollout of {steps} steps has only {most} times to learn from; "
             f"set learn.t_draws to at most {most}"
         )
     if config.policy.lora_rank == 0 and config.model.dtype != "float32":

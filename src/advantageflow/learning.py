@@ -135,11 +135,11 @@ def reverse_terms(
     return Terms(terms, torch.full_like(distance, torch.nan), distance, images)
 
 
-def draw_steps(num_images: int, num_draws: int, num_steps: int, address: tuple[int, ...]) -> Tensor:
-    """Distinct sampler steps to learn from, [num_images, num_draws]; never the last, which adds almost no noise."""
+def draw_steps(num_images: int, num_draws: int, transitions: int, address: tuple[int, ...]) -> Tensor:
+    """Distinct steps of the sampler to learn from, out of the first `transitions`, [num_images, num_draws]."""
     return torch.stack(
         [
-            torch.randperm(num_steps - 1, generator=generator(Stream.LEARN, *address, i))[:num_draws]
+            torch.randperm(transitions, generator=generator(Stream.LEARN, *address, i))[:num_draws]
             for i in range(num_images)
         ]
     )

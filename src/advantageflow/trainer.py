@@ -210,7 +210,8 @@ class Trainer:
         """What the objective sees of a batch of cases: fresh noise, or recorded transitions."""
         learn, address = self.config.learn, (self.config.seed, self.iteration)
         if isinstance(self.objective, FlowGRPO):
-            steps = draw_steps(len(prompts), learn.t_draws, len(self.sigmas) - 1, address)
+            transitions = min(learn.transitions or len(self.sigmas), len(self.sigmas) - 2)
+            steps = draw_steps(len(prompts), learn.t_draws, transitions, address)
             noise_level = self.config.rollout.noise_level
             see = partial(reverse_terms, steps=steps, noise_level=noise_level, sigmas=self.sigmas)
             return lambda cases: see(self.model, self.policy, self.objective, samples, prompts, advantages, cases)

@@ -1,0 +1,120 @@
+"""Statistics over seeds: intervals, paired tests, and the time that one method needs to reach another's best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with the ends of its 95 % confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def bootstrap(
+    samples: Sequence[object], statistic: Callable[[list[int]], float], seed: int = 0, resamples: int = RESAMPLES
+) -> Interval:
+    """Percentile bootstrap over independent samples, such as seeds.
+
+    Args:
+        samples: only their number matters.
+        statistic: of a list of indices into `samples`, with repetitions.
+    """
+    count = len(samples)
+    rng = np.random.default_rng(seed)
+    values = [statistic(rng.integers(count, size=count).tolist()) for _ in range(resamples)]
+    low, high = np.quantile(values, [0.025, 0.975], method="nearest")  # a value may be infinite
+    return Interval(statistic(list(range(count))), float(low), float(high))
+
+
+def bootstrap_mean(values: Sequence[float], seed: int = 0, resamples: int = RESAMPLES) -> Interval:
+    """The mean with its bootstrap interval."""
+    array = np.asarray(values, dtype=float)
+    drawn = np.random.default_rng(seed).integers(len(array), size=(resamples, len(array)))
+    low, high = np.quantile(array[drawn].mean(1), [0.025, 0.975])
+    return Interval(float(array.mean()), float(low), float(high))
+
+
+def bootstrap_band(curves: np.ndarray, seed: int = 0, resamples: int = 2000) -> tuple[np.ndarray, np.ndarray]:
+    """The ends of the mean curve's pointwise 95 % interval; `curves` is [seeds, points]."""
+    drawn = np.random.default_rng(seed).integers(len(curves), size=(resamples, len(curves)))
+    low, high = np.quantile(curves[drawn].mean(1), [0.025, 0.975], axis=0)
+    return low, high
+
+
+def paired_p_value(first: Sequence[float], second: Sequence[float]) -> float:
+    """Two-sided paired t-test across seeds; 1 where all differences are zero."""
+    differences = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
+    if np.all(differences == 0):
+        return 1.0
+    if np.ptp(differences) == 0:  # the same difference for every seed
+        return 0.0
+    return float(stats.ttest_1samp(differences, 0.0).pvalue)
+
+
+def holm(p_values: dict[str, float]) -> dict[str, float]:
+    """P-values corrected for their number (Holm, 1979): each is at most what Bonferroni gives."""
+    corrected: dict[str, float] = {}
+    largest = 0.0
+    ordered = sorted(p_values, key=lambda name: p_values[name])
+    for rank, name in enumerate(ordered):
+        largest = max(largest, min(1.0, (len(ordered) - rank) * p_values[name]))
+        corrected[name] = largest
+    return {name: corrected[name] for name in p_values}
+
+
+def interpolate_curves(curves: Sequence[tuple[Sequence[float], Sequence[float]]], grid: np.ndarray) -> np.ndarray:
+    """Scores of (times, scores) curves at common times, linear in between: [curves, points].
+
+    After a curve's end its last score holds.
+    """
+    return np.stack([np.interp(grid, times, scores) for times, scores in curves])
+
+
+def time_to_reach(times: Sequence[float] | np.ndarray, scores: Sequence[float] | np.ndarray, target: float) -> float:
+    """When a curve, linear between its points, first reaches `target`; infinity if it never does."""
+    if scores[0] >= target:
+        return float(times[0])
+    for (t0, s0), (t1, s1) in zip(
+        zip(times, scores, strict=True), zip(times[1:], scores[1:], strict=True), strict=False
+    ):
+        if s1 >= target:
+            return float(t0 + (t1 - t0) * (target - s0) / (s1 - s0))
+    return float("inf")
+
+
+def time_ratio(
+    curves: Sequence[tuple[Sequence[float], Sequence[float]]],
+    baseline: Sequence[tuple[Sequence[float], Sequence[float]]],
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Interval:
+    """Time to the baseline's best mean score, as a share of the time that the baseline itself needs for it.
+
+    Seeds are resampled in pairs, since prompts and noise are shared. Below 1 the method is faster; infinity means that
+    it does not get there.
+
+    Args:
+        curves, baseline: (times, scores) of each seed, seeds in the same order.
+    """
+    grid = np.unique(np.concatenate([times for times, _ in (*curves, *baseline)]))
+    ours, theirs = interpolate_curves(curves, grid), interpolate_curves(baseline, grid)
+
+    def ratio(chosen: list[int]) -> float:
+        mean, other = ours[chosen].mean(0), theirs[chosen].mean(0)
+        target = other.max()
+        return time_to_reach(grid, mean, target) / max(time_to_reach(grid, other, target), 1e-12)
+
+    return bootstrap(curves, ratio, seed, resamples)
