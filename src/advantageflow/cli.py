@@ -374,6 +374,56 @@ def _load_model(name: str, resolution: int | None, dtype: str) -> FlowModel:
     return model
 
 
+@app.command()
+def compare(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe or a YAML file.")],
+    changes: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes for every arm.")] = None,
+    vary: Annotated[list[str] | None, typer.Option(help="KEY=VALUE,VALUE; several options are combined.")] = None,
+    seeds: Annotated[int, typer.Option(min=1)] = 3,
+    budget: Annotated[str, typer.Option(help="Of each run: 10m, 600s, 60iterations or 5000images.")] = "5m",
+    baseline: Annotated[
+        str, typer.Option(help="The arm that the others are tested against; default: nft or the first.")
+    ] = "",
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at once.")] = 1,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads of each run; 0 for PyTorch's choice.")] = 0,
+    output: Annotated[Path, typer.Option(help="Folder of the comparison; run again to go on.")] = Path("comparison"),
+) -> None:
+    """Train several methods with several seeds, and compare them."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.markdown import Markdown
+    from rich.table import Table
+
+    from advantageflow import compare as comparison
+    from advantageflow.config import ConfigError, load_config
+
+    arms = comparison.parse_arms(vary or ["objective=advantageflow-1.1,advantageflow-1-A,nft,flow-grpo"])
+    labels = [arm.label for arm in arms]
+    baseline = baseline or ("nft" if "nft" in labels else labels[0])
+    if baseline not in labels:
+        raise ConfigError(f"--baseline is {baseline!r}; the arms are {', '.join(labels)}")
+    given = [*(changes or []), *comparison.parse_budget(budget, load_config(recipe, changes or []))]
+    runs = comparison.plan_runs(recipe, arms, seeds, budget, changes or [], output)
+
+    def status() -> Table:
+        shown = Table("arm", *(f"seed {seed}" for seed in range(seeds)))
+        for label in labels:
+            cells = []
+            for run in (run for run in runs if run.arm.label == label):
+                rows = run.rows()
+                state = "diverged" if run.diverged else "done" if run.finished else ""
+                cells.append(f"{len(rows)}: {rows[-1]['reward/mean']:.3f} {state}" if rows else state or "-")
+            shown.add_row(label, *cells)
+        return shown
+
+    console = Console()
+    with Live(get_renderable=status, console=console, refresh_per_second=0.5):
+        comparison.finish_all(runs, recipe, given, jobs=jobs, threads=threads)
+    result = comparison.report(runs, baseline, output)
+    console.print(Markdown(comparison.table(result)))
+    console.print(f"figures and numbers: {output}", highlight=False, soft_wrap=True)
+
+
 rewards_app = typer.Typer(no_args_is_help=True, help="What images can be scored by.")
 app.add_typer(rewards_app, name="rewards")
 

@@ -167,6 +167,7 @@ class EvaluationSettings(Section):
 
 class RunSettings(Section):
     iterations: Count = 1000
+    max_seconds: Positive | None = Field(None, description="of training, evaluation aside, after which the run ends")
     checkpoint_every: Count = 10
     samples_every: Count = 10
     threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads; 0 for PyTorch's choice")

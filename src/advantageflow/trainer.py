@@ -102,10 +102,10 @@ class Trainer:
             self.before = self._evaluate("reference").summary()
             self._draw_samples("reference")
             self._save()
-        while self.iteration < self.config.run.iterations and not self.stopping:
+        while not self.done and not self.stopping:
             row = self.iterate()
             every = self.config.evaluation.every
-            if every and self.iteration % every == 0 and self.iteration < self.config.run.iterations:
+            if every and self.iteration % every == 0 and not self.done:
                 row["evaluation"] = self._evaluate("average").summary()
             writer.write(row)
             self.display.iteration_done(row)
@@ -113,7 +113,13 @@ class Trainer:
                 self._draw_samples()
             if self.iteration % self.config.run.checkpoint_every == 0 or self.stopping:
                 self._save()
-        return self._finish() if self.iteration >= self.config.run.iterations else None
+        return self._finish() if self.done else None
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has spent its iterations or its time."""
+        limit = self.config.run.max_seconds
+        return self.iteration >= self.config.run.iterations or (limit is not None and self._training_seconds() >= limit)
 
     def iterate(self) -> dict[str, Any]:
         """One iteration of Algorithm 1; returns its metrics."""
@@ -139,6 +145,7 @@ class Trainer:
             **reward_metrics(rewards, scores),
             "zero_variance_groups": zero_variance_groups(rewards, group_ids),
             "advantage/mean": advantages.mean().item(),
+            "diversity": samples.x0.unflatten(0, (count, group_size)).var(1).mean().item(),
             **learned,
             **{
                 f"seconds/{stage}": self.seconds[stage] - seconds[stage]

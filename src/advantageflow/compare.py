@@ -1,0 +1,367 @@
+"""Methods compared fairly: the same model, prompts, noise and evaluation for every arm and seed.
+
+A comparison is a folder of runs, each trained in a process of its own and resumed where it was stopped. What is
+reported is computed from their folders alone, so a comparison can be killed, started again and extended.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from advantageflow.checkpoint import write_atomic
+from advantageflow.config import Config, ConfigError, load_config
+from advantageflow.statistics import (
+    Interval,
+    bootstrap_band,
+    bootstrap_mean,
+    holm,
+    interpolate_curves,
+    paired_p_value,
+    time_ratio,
+)
+
+AXES = {"seconds": "training time (s)", "images": "images generated", "steps": "optimizer steps"}
+SIGNS = ("positive", "negative")
+Curve = tuple[list[float], list[float]]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One column of a comparison: its label and the changes to the recipe."""
+
+    label: str
+    changes: tuple[str, ...]
+
+
+def parse_arms(varied: Sequence[str]) -> list[Arm]:
+    """Every combination of "key=value,value" choices.
+
+    An objective may carry its γ: advantageflow-1.1 and advantageflow-1-A.
+
+    Raises:
+        ConfigError: a choice is not of that form.
+    """
+    axes = []
+    for choice in varied:
+        key, separator, values = choice.partition("=")
+        if not separator or not all(values.split(",")):
+            raise ConfigError(
+                f"cannot read --vary {choice!r}; write key=value,value, as in objective=advantageflow,nft"
+            )
+        axes.append([(value, _changes(key, value)) for value in values.split(",")])
+    arms = []
+    for chosen in itertools.product(*axes):
+        label = ", ".join(value for value, _ in chosen)
+        arms.append(Arm(label, tuple(change for _, changes in chosen for change in changes)))
+    if len({arm.label for arm in arms}) < len(arms):
+        raise ConfigError(f"--vary names the same arm twice: {', '.join(arm.label for arm in arms)}")
+    return arms
+
+
+def _changes(key: str, value: str) -> tuple[str, ...]:
+    match = re.fullmatch(r"advantageflow-(.+)", value) if key == "objective" else None
+    if match:
+        return ("objective=advantageflow", f"objective.gamma={match[1]}")
+    changes = (f"{key}={value}",)
+    return (*changes, "rollout.solver=flow_sde") if changes == ("objective=flow-grpo",) else changes
+
+
+def parse_budget(text: str, config: Config) -> tuple[str, ...]:
+    """A budget as changes to a recipe: 10m, 600s or 1h of training; 60iterations; 5000images.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h|iterations|images)", text)
+    if not match or float(match[1]) <= 0:
+        raise ConfigError(f"cannot read --budget {text!r}; write 10m, 600s, 1h, 60iterations or 5000images")
+    amount, unit = float(match[1]), match[2]
+    if unit == "iterations":
+        return (f"run.iterations={int(amount)}",)
+    if unit == "images":
+        per_iteration = config.rollout.prompts_per_iteration * config.rollout.images_per_prompt
+        return (f"run.iterations={max(1, round(amount / per_iteration))}",)
+    seconds = amount * {"s": 1, "m": 60, "h": 3600}[unit]
+    return (f"run.max_seconds={seconds:g}", "run.iterations=1000000")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm with one seed, in its own folder."""
+
+    arm: Arm
+    seed: int
+    folder: Path
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "summary.json").exists() or self.diverged
+
+    @property
+    def diverged(self) -> bool:
+        """Whether it ended with a loss that is not finite."""
+        return self.folder.with_suffix(".diverged").exists()
+
+    def rows(self) -> list[dict[str, Any]]:
+        file = self.folder / "metrics.jsonl"
+        return [json.loads(line) for line in file.read_text().split("\n")[:-1]] if file.exists() else []
+
+
+def plan_runs(
+    recipe: str, arms: Sequence[Arm], seeds: int, budget: str, extra: Sequence[str], output: Path
+) -> list[Run]:
+    """All runs of a comparison, seeds outermost, so that every arm has a result early; each recipe is checked.
+
+    Raises:
+        ConfigError: an arm's recipe is wrong, or the folder belongs to another comparison.
+    """
+    settings = {"recipe": recipe, "budget": budget, "changes": list(extra), "arms": {a.label: a.changes for a in arms}}
+    text = json.dumps(settings, indent=2) + "\n"
+    file = output / "comparison-settings.json"
+    for arm in arms:
+        load_config(recipe, [*arm.changes, *extra, *parse_budget(budget, load_config(recipe, extra))])
+    if file.exists() and file.read_text() != text:
+        raise ConfigError(f"{output} holds another comparison ({file}); choose another --output")
+    output.mkdir(parents=True, exist_ok=True)
+    write_atomic(file, text)
+    names = {arm.label: re.sub(r"[^\w.-]+", "_", arm.label) for arm in arms}
+    return [Run(arm, seed, output / "runs" / f"{names[arm.label]}-{seed}") for seed in range(seeds) for arm in arms]
+
+
+def finish(run: Run, recipe: str, changes: Sequence[str], threads: int) -> None:
+    """Bring one run to its end, from wherever it is.
+
+    Raises:
+        ConfigError: training failed for another reason than a loss that is not finite.
+    """
+    if run.finished:
+        return
+    arguments = ["--resume", str(run.folder)]
+    if not (run.folder / "config.yaml").exists():
+        given = [*run.arm.changes, *changes, f"seed={run.seed}", f"run.threads={threads}"]
+        arguments = [recipe, *given, "--output", str(run.folder)]
+    run.folder.parent.mkdir(parents=True, exist_ok=True)
+    log = run.folder.with_suffix(".log")
+    with log.open("a") as file:
+        command = [sys.executable, "-m", "advantageflow", "train", *arguments]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        code = subprocess.run(command, stdout=file, stderr=file, env=environment).returncode
+    if code == 1 and "the loss of sample" in log.read_text():
+        run.folder.with_suffix(".diverged").touch()
+    elif code != 0:
+        raise ConfigError(f"the run {run.folder} failed with exit code {code}; see {log}")
+
+
+def finish_all(runs: Sequence[Run], recipe: str, changes: Sequence[str], *, jobs: int, threads: int) -> None:
+    """Bring all runs to their end, `jobs` at once."""
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(lambda run: finish(run, recipe, changes, threads), runs))
+
+
+def curve(run: Run, label: str, axis: str) -> Curve:
+    """A run's held-out score against seconds of training, images, or optimizer steps; from the base model on."""
+    config = _config(run)
+    images = config["rollout"]["prompts_per_iteration"] * config["rollout"]["images_per_prompt"]
+    per_iteration = {"images": images, "steps": config["learn"]["optimizer_steps"]}
+    summary, rows = _summary(run), run.rows()
+
+    def position(row: Mapping[str, Any]) -> float:
+        return float(row["seconds/training"] if axis == "seconds" else (row["iteration"] + 1) * per_iteration[axis])
+
+    points = [(0.0, summary["before"][label])]
+    points += [(position(row), row["evaluation"][label]) for row in rows if "evaluation" in row]
+    points.append((position(rows[-1]), summary["after"][label]))
+    return [place for place, _ in points], [score for _, score in points]
+
+
+def _config(run: Run) -> dict[str, Any]:
+    import yaml
+
+    content: dict[str, Any] = yaml.safe_load((run.folder / "config.yaml").read_text())
+    return content
+
+
+def _summary(run: Run) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((run.folder / "summary.json").read_text())
+    return content
+
+
+def collapsed(run: Run, label: str) -> bool:
+    """The rule: it diverged, or its last held-out score is below the base model's."""
+    if run.diverged:
+        return True
+    summary = _summary(run)
+    return bool(summary["after"][label] < summary["before"][label])
+
+
+def analyse(runs: Sequence[Run], baseline: str) -> dict[str, Any]:
+    """Everything that is reported, as plain data.
+
+    Args:
+        baseline: label of the arm whose best mean score sets the target of the time ratio.
+
+    Raises:
+        ConfigError: there is no such arm, or no finished run.
+    """
+    arms = list(dict.fromkeys(run.arm.label for run in runs))
+    if baseline not in arms:
+        raise ConfigError(f"--baseline is {baseline!r}; the arms are {', '.join(arms)}")
+    kept = {arm: [run for run in runs if run.arm.label == arm and run.finished and not run.diverged] for arm in arms}
+    if not all(kept.values()):
+        raise ConfigError(f"no finished run of {', '.join(arm for arm in arms if not kept[arm])}")
+    label = next(name for name in _summary(kept[arms[0]][0])["before"] if name != "tasks")
+    paired = {arm: _pairs(found, kept[baseline]) for arm, found in kept.items()}
+    result: dict[str, Any] = {"score": label, "baseline": baseline, "arms": {}}
+    for arm in arms:
+        everything = [run for run in runs if run.arm.label == arm and run.finished]
+        rows = [run.rows() for run in kept[arm]]
+        final = [_summary(run)["after"] for run in kept[arm]]
+        result["arms"][arm] = {
+            "seeds": [run.seed for run in kept[arm]],
+            "after": _interval(bootstrap_mean([one[label] for one in final])),
+            "tasks": {
+                task: _interval(bootstrap_mean([one["tasks"][task] for one in final])) for task in final[0]["tasks"]
+            },
+            "curves": {axis: [curve(run, label, axis) for run in kept[arm]] for axis in AXES},
+            "time_ratio": {
+                axis: _interval(
+                    time_ratio(
+                        [curve(run, label, axis) for run, _ in paired[arm]],
+                        [curve(run, label, axis) for _, run in paired[arm]],
+                    )
+                )
+                for axis in AXES
+            },
+            "collapsed": [collapsed(run, label) for run in everything],
+            "diverged": sum(run.diverged for run in everything),
+            "stability": _stability(rows),
+            "drift": {
+                "to_reference": _mean(found[-1]["distance/to_reference"] for found in rows),
+                "diversity_first": _mean(found[0]["diversity"] for found in rows),
+                "diversity_last": _mean(found[-1]["diversity"] for found in rows),
+            },
+            "cost": {
+                stage: _mean(np.mean([row[f"seconds/{stage}"] for row in found]) for found in rows)
+                for stage in ("sampling", "scoring", "learning")
+            },
+        }
+    result["p_values"] = _tests({arm: found for arm, found in paired.items() if arm != baseline}, label)
+    return result
+
+
+def _stability(rows: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """Mean and largest loss by the advantage's sign, and the largest gradient norm."""
+    found: dict[str, Any] = {"grad_norm_max": max((row["grad_norm"] or 0.0) for run in rows for row in run)}
+    for sign in SIGNS:
+        values = [row[f"loss/{sign}_advantage"] for run in rows for row in run]
+        values = [value for value in values if value is not None]
+        found[sign] = {"mean": float(np.mean(values)), "largest": float(np.max(np.abs(values)))} if values else None
+    return found
+
+
+def _pairs(runs: Sequence[Run], others: Sequence[Run]) -> list[tuple[Run, Run]]:
+    """Runs of equal seed."""
+    by_seed = {run.seed: run for run in others}
+    found = [(run, by_seed[run.seed]) for run in runs if run.seed in by_seed]
+    if not found:
+        raise ConfigError(f"{runs[0].arm.label} and {others[0].arm.label} have no finished seed in common")
+    return found
+
+
+def _tests(paired: Mapping[str, Sequence[tuple[Run, Run]]], label: str) -> dict[str, dict[str, float]]:
+    """Holm-corrected p-values of paired t-tests against the baseline, of the score and of every task, by arm."""
+    raw: dict[str, float] = {}
+    for arm, pairs in paired.items():
+        if len(pairs) < 2:
+            continue
+        ours, theirs = ([_flat(_summary(pair[side])["after"], label) for pair in pairs] for side in (0, 1))
+        for name in ours[0]:
+            raw[f"{arm}\n{name}"] = paired_p_value([one[name] for one in ours], [one[name] for one in theirs])
+    result: dict[str, dict[str, float]] = {}
+    for key, value in holm(raw).items():
+        arm, _, name = key.partition("\n")
+        result.setdefault(arm, {})[name] = value
+    return result
+
+
+def _flat(after: Mapping[str, Any], label: str) -> dict[str, float]:
+    return {label: after[label], **after["tasks"]}
+
+
+def _mean(values: Any) -> float:
+    return float(np.mean(list(values)))
+
+
+def _interval(interval: Interval) -> dict[str, float | None]:
+    """As JSON, which has no infinity: None is "never"."""
+    parts = {"value": interval.value, "low": interval.low, "high": interval.high}
+    return {name: value if np.isfinite(value) else None for name, value in parts.items()}
+
+
+def draw(result: Mapping[str, Any], output: Path) -> list[Path]:
+    """Mean curves with 95 % bands over seeds, one figure per axis, each as PNG and SVG."""
+    from matplotlib.figure import Figure
+
+    files = []
+    for axis, name in AXES.items():
+        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        axes = figure.add_subplot()
+        for color, (arm, found) in enumerate(result["arms"].items()):
+            curves = found["curves"][axis]
+            grid = np.linspace(0, min(times[-1] for times, _ in curves), 100)
+            scores = interpolate_curves(curves, grid)
+            axes.plot(grid, scores.mean(0), color=f"C{color}", label=f"{arm} ({len(curves)} seeds)")
+            if len(curves) > 1:
+                axes.fill_between(grid, *bootstrap_band(scores), color=f"C{color}", alpha=0.2, linewidth=0)
+        axes.set_xlabel(name)
+        axes.set_ylabel(f"held-out {result['score']}")
+        axes.grid(alpha=0.3)
+        axes.legend()
+        for suffix in ("png", "svg"):
+            files.append(output / f"{axis}.{suffix}")
+            figure.savefig(files[-1], dpi=120)
+    return files
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The comparison in Markdown."""
+
+    def cell(interval: Mapping[str, float | None]) -> str:
+        value, low, high = (interval[part] for part in ("value", "low", "high"))
+        shown = ["never" if part is None else f"{part:.3f}" for part in (value, low, high)]
+        return f"{shown[0]} [{shown[1]}, {shown[2]}]"
+
+    baseline, label = result["baseline"], result["score"]
+    lines = [
+        f"| | {label} after | p against {baseline} | time to its best | images to its best | collapsed | drift |",
+        "|---" * 7 + "|",
+    ]
+    for arm, found in result["arms"].items():
+        p_value = result["p_values"].get(arm, {}).get(label)
+        lines.append(
+            f"| {arm} | {cell(found['after'])} | {'' if p_value is None else f'{p_value:.3f}'} "
+            f"| {cell(found['time_ratio']['seconds'])} | {cell(found['time_ratio']['images'])} "
+            f"| {sum(found['collapsed'])} of {len(found['collapsed'])} | {found['drift']['to_reference']:.4f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def report(runs: Sequence[Run], baseline: str, output: Path) -> dict[str, Any]:
+    """Write comparison.json, comparison.md and the figures."""
+    result = analyse(runs, baseline)
+    write_atomic(output / "comparison.json", json.dumps(result, indent=2) + "\n")
+    write_atomic(output / "comparison.md", table(result))
+    draw(result, output)
+    return result

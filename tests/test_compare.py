@@ -1,0 +1,178 @@
+"""Comparisons: what is run, that it survives being killed, and what is said of known runs."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+
+import pytest
+from scipy import stats
+from test_cli import SMALL, command, run
+
+from advantageflow.compare import (
+    Arm,
+    Run,
+    analyse,
+    collapsed,
+    curve,
+    parse_arms,
+    parse_budget,
+    plan_runs,
+    report,
+    table,
+)
+from advantageflow.config import ConfigError, load_config
+
+
+def test_arms_are_all_combinations():
+    arms = parse_arms(["objective=advantageflow-1.1,advantageflow-1-A,nft,flow-grpo", "learn.t_draws=1,4"])
+    assert len(arms) == 8
+    assert arms[0] == Arm("advantageflow-1.1, 1", ("objective=advantageflow", "objective.gamma=1.1", "learn.t_draws=1"))
+    assert arms[2].changes[1] == "objective.gamma=1-A"
+    for arm in arms:
+        load_config("scenes", list(arm.changes))
+    for wrong in ("objective", "objective=nft,", "objective=nft,nft"):
+        with pytest.raises(ConfigError, match="--vary"):
+            parse_arms([wrong])
+
+
+def test_budgets():
+    config = load_config("scenes")
+    assert parse_budget("10m", config) == ("run.max_seconds=600", "run.iterations=1000000")
+    assert parse_budget("60iterations", config) == ("run.iterations=60",)
+    assert parse_budget("5000images", config) == ("run.iterations=26",)
+    with pytest.raises(ConfigError, match="cannot read --budget 'ten minutes'"):
+        parse_budget("ten minutes", config)
+
+
+def write_run(folder, label, seed, scores, seconds_per_iteration=1.0, diverged=False):
+    """A run as training leaves it: held-out scores, evaluated at every iteration but the last."""
+    here = Run(Arm(label, ()), seed, folder / f"{label}-{seed}")
+    here.folder.mkdir(parents=True)
+    (here.folder / "config.yaml").write_text(
+        "rollout: {prompts_per_iteration: 2, images_per_prompt: 5}\nlearn: {optimizer_steps: 1}\n"
+    )
+    rows = []
+    for i, score in enumerate(scores[1:]):
+        row = {
+            "iteration": i, "seconds/training": (i + 1) * seconds_per_iteration, "reward/mean": score,
+            "grad_norm": 0.5, "loss/positive_advantage": 0.1, "loss/negative_advantage": -0.3, "diversity": 1.0,
+            "distance/to_reference": 0.01, "seconds/sampling": 0.4, "seconds/scoring": 0.1, "seconds/learning": 0.5,
+        }  # fmt: skip
+        if i < len(scores) - 2:
+            row["evaluation"] = {"strict": score, "tasks": {"a": score, "b": score}}
+        rows.append(row)
+    (here.folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if diverged:
+        here.folder.with_suffix(".diverged").touch()
+        return here
+    ends = {"before": scores[0], "after": scores[-1]}
+    summary = {name: {"strict": score, "tasks": {"a": score, "b": score}} for name, score in ends.items()}
+    (here.folder / "summary.json").write_text(json.dumps(summary))
+    return here
+
+
+@pytest.fixture
+def known(tmp_path):
+    runs = []
+    for seed, shift in enumerate((0.0, 0.02, -0.02)):
+        slow = [0.2 + 0.05 * i + shift for i in range(9)]
+        runs.append(write_run(tmp_path, "slow", seed, slow))
+        runs.append(write_run(tmp_path, "fast", seed, [0.2 + 0.1 * i + shift for i in range(8)] + [0.9 + 2 * shift]))
+        runs.append(write_run(tmp_path, "bad", seed, [0.2, 0.1], diverged=seed == 2))
+    return runs
+
+
+def test_a_curve_starts_at_the_base_model_and_ends_with_the_run(known):
+    slow = next(run for run in known if run.arm.label == "slow")
+    times, scores = curve(slow, "strict", "seconds")
+    assert times == [0, 1, 2, 3, 4, 5, 6, 7, 8]
+    assert scores == pytest.approx([0.2 + 0.05 * i for i in range(9)])
+    assert curve(slow, "strict", "images")[0][-1] == 80
+
+
+def test_a_method_twice_as_fast_is_reported_so(known, tmp_path):
+    result = analyse(known, "slow")
+    ratio = result["arms"]["fast"]["time_ratio"]["seconds"]
+    assert (ratio["value"], ratio["low"], ratio["high"]) == pytest.approx((0.5, 0.5, 0.5))
+    assert result["arms"]["bad"]["time_ratio"]["seconds"]["value"] is None  # never
+    assert result["arms"]["bad"]["collapsed"] == [True, True, True]
+    assert result["arms"]["bad"]["diverged"] == 1
+    assert result["arms"]["slow"]["collapsed"] == [False] * 3
+    expected = stats.ttest_rel([0.9, 0.94, 0.86], [0.6, 0.62, 0.58]).pvalue
+    assert result["p_values"]["fast"]["strict"] == pytest.approx(6 * expected)  # the smallest of six
+    assert result["arms"]["fast"]["after"]["value"] == pytest.approx(0.9)
+    assert result["arms"]["fast"]["stability"]["negative"] == {"mean": pytest.approx(-0.3), "largest": 0.3}
+    text = table(result)
+    assert "| fast | 0.900 [" in text
+    assert "| bad | " in text
+    assert "3 of 3" in text
+    report(known, "slow", tmp_path)
+    assert json.loads((tmp_path / "comparison.json").read_text())["arms"]["bad"]["seeds"] == [0, 1]
+    for name in ("seconds", "images", "steps"):
+        assert (tmp_path / f"{name}.svg").is_file()
+        assert (tmp_path / f"{name}.png").is_file()
+
+
+def test_the_rule_of_collapse(known):
+    assert {run.arm.label for run in known if collapsed(run, "strict")} == {"bad"}
+
+
+def test_a_folder_belongs_to_one_comparison(tmp_path):
+    arms = parse_arms(["objective=advantageflow,nft"])
+    runs = plan_runs("scenes", arms, 2, "10iterations", [], tmp_path)
+    assert [(run.arm.label, run.seed) for run in runs] == [
+        ("advantageflow", 0), ("nft", 0), ("advantageflow", 1), ("nft", 1),
+    ]  # fmt: skip
+    plan_runs("scenes", arms, 5, "10iterations", [], tmp_path)  # more seeds may be added
+    with pytest.raises(ConfigError, match="holds another comparison"):
+        plan_runs("scenes", arms, 2, "20iterations", [], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--baseline", "grpo"], "the arms are advantageflow-1.1"),
+        (["--budget", "much"], "cannot read --budget 'much'"),
+        (["--vary", "objective=nft,ntf"], "objective.name is 'ntf'"),
+    ],
+)
+def test_mistakes_stop_before_anything_is_trained(arguments, message, tmp_path):
+    result = run("compare", "scenes", *arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert not list(tmp_path.glob("*/runs"))
+
+
+def timeless(result):
+    """Without what depends on the clock."""
+    for found in result["arms"].values():
+        del found["cost"], found["curves"]["seconds"], found["time_ratio"]["seconds"]
+    return result
+
+
+def test_a_comparison_killed_again_and_again_gives_the_same_answer(tmp_path, tiny_pipeline_folder):
+    arguments = [
+        "scenes", f"model.path={tiny_pipeline_folder}", *SMALL, "evaluation.every=1",
+        "--vary", "objective=advantageflow,nft", "--seeds", "1", "--budget", "3iterations",
+        "--jobs", "2", "--threads", "1",
+    ]  # fmt: skip
+    result = run("compare", *arguments, "--output", tmp_path / "whole", timeout=300)
+    assert result.returncode == 0, result.stderr
+    chance = random.Random(0)
+    for _ in range(2):
+        process = subprocess.Popen(
+            command("compare", *arguments, "--output", tmp_path / "parts"),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        time.sleep(chance.uniform(4, 8))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    result = run("compare", *arguments, "--output", tmp_path / "parts", timeout=300)
+    assert result.returncode == 0, result.stderr
+    whole, parts = (json.loads((tmp_path / name / "comparison.json").read_text()) for name in ("whole", "parts"))
+    assert timeless(parts) == timeless(whole)
