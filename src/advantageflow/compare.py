@@ -74,8 +74,7 @@ def _changes(key: str, value: str) -> tuple[str, ...]:
     match = re.fullmatch(r"advantageflow-(.+)", value) if key == "objective" else None
     if match:
         return ("objective=advantageflow", f"objective.gamma={match[1]}")
-    changes = (f"{key}={value}",)
-    return (*changes, "rollout.solver=flow_sde") if changes == ("objective=flow-grpo",) else changes
+    return (f"{key}={value}",)
 
 
 def parse_budget(text: str, config: Config) -> tuple[str, ...]:

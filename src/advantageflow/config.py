@@ -278,6 +278,8 @@ def _switch_objective(settings: dict[str, Any], value: Any) -> None:
     settings["objective"] = new
     if before is None or after is None:
         return
+    if before.family != after.family:
+        settings.get("learn", {}).pop("transitions", None)
     for section, values in after.defaults.items():
         for key, default in values.items():
             if key != "solver" or before.family != after.family:
@@ -318,6 +320,11 @@ def _check_combination(config: Config) -> None:
         raise ConfigError(
             f"rollout.solver is 'flow_sde', but objective {objective.name!r} learns from clean samples of an ODE; "
             "set rollout.solver to dpm2, euler or heun"
+        )
+    if config.learn.transitions and objective.family == "forward":
+        raise ConfigError(
+            f"learn.transitions chooses among an SDE's transitions, but objective {objective.name!r} learns from "
+            "noised images; remove the key"
         )
     steps, draws = config.rollout.num_inference_steps, config.learn.t_draws
     # the last transition of an SDE adds almost no noise and is not learned from
