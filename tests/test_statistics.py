@@ -33,7 +33,7 @@ def test_the_bootstrap_covers_the_truth_about_as_often_as_it_says():
 
 
 def test_bands_are_pointwise_intervals():
-    curves = [*np.random.default_rng(0).normal(size=(12, 3)), 0.0, 5.0, 10.0]
+    curves = np.random.default_rng(0).normal(size=(12, 3)) + np.array([0.0, 5.0, 10.0])
     low, high = bootstrap_band(curves, resamples=20_000)
     for point in range(3):
         interval = bootstrap_mean(curves[:, point], resamples=20_000)
