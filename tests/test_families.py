@@ -25,6 +25,7 @@ from transformers import (
     T5EncoderModel,
 )
 
+from advantageflow.config import ConfigError
 from advantageflow.models import load_model
 from advantageflow.models.flux import pack, unpack
 from advantageflow.rollout import sample_batches
@@ -227,3 +228,22 @@ def test_prompt_embeddings_are_kept_on_disk(folder, tmp_path):
     other = load_model(str(folder), resolution=64, max_sequence_length=11, prompt_cache=str(tmp_path))
     other.encode(PROMPTS[:1])
     assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"attention": "nonsense"}, "model.attention is 'nonsense'"),
+        ({"resolution": 100}, "model.resolution is 100; it must be a multiple of 16"),
+        ({"quantization": "4bit"}, "cannot load the model .*bitsandbytes"),
+    ],
+)
+def test_settings_that_cannot_work_here_are_named(folder, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        load_model(str(folder), **settings)
+
+
+def test_a_family_that_is_not_known_is_named(tmp_path):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "SanaPipeline"}')
+    with pytest.raises(ConfigError, match="is a SanaPipeline; known families: StableDiffusion3Pipeline, FluxPipeline"):
+        load_model(str(tmp_path))

@@ -14,6 +14,7 @@ from typing import Literal
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 Role = Literal["learner", "rollout", "average", "reference"]
@@ -86,6 +87,8 @@ class Policy:
             self.weights = {
                 role: [named[name.replace(".learner.", f".{role}.")] for name in self.names] for role in ADAPTERS
             }
+            # found once: diffusers' own switches walk through every module of the network
+            self._layers = [module for module in transformer.modules() if isinstance(module, BaseTunerLayer)]
             self._activate("learner")
         else:
             for role in ("rollout", "average", "reference"):
@@ -114,11 +117,10 @@ class Policy:
             self._activate("learner")
 
     def _activate(self, role: Role) -> None:
-        if role == "reference":
-            self.transformer.disable_adapters()  # type: ignore[operator]
-        else:
-            self.transformer.enable_adapters()  # type: ignore[operator]
-            self.transformer.set_adapter(role)  # type: ignore[operator]
+        for layer in self._layers:
+            layer.enable_adapters(role != "reference")
+            if role != "reference":
+                layer.set_adapter(role)
         for parameter in self.weights["learner"]:
             parameter.requires_grad_(role == "learner")
         for other in ("rollout", "average"):
