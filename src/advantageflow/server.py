@@ -21,7 +21,7 @@ from torch import Tensor
 
 from advantageflow import __version__
 from advantageflow.config import ConfigError
-from advantageflow.rewards import Reward, load_reward
+from advantageflow.rewards import Reward, check_reward, load_reward
 from advantageflow.rewards.scoring import RewardError, score
 from advantageflow.rewards.wire import ScoreRequest, ScoreResponse, decode_images
 
@@ -182,7 +182,7 @@ def serve(name: str, host: str, port: int, workers: int, **settings: Any) -> Non
         raise ConfigError(
             f"--host {host} listens to other machines; set ADVANTAGEFLOW_TOKEN to a secret that clients must send"
         )
-    load_reward(name)  # a mistake is told before the server starts
+    check_reward(name)  # a mistake is told before the server starts; the workers load it
     os.environ["ADVANTAGEFLOW_SERVE"] = json.dumps({"name": name, **settings})
     uvicorn.run(
         "advantageflow.server:app_from_environment",
