@@ -187,6 +187,9 @@ def test_models_are_evaluated_side_by_side_and_a_stopped_evaluation_goes_on(fini
     assert run("evaluate", *arguments, cwd=tmp_path).returncode == 0
     assert (out / "scores.json").read_bytes() == scores
 
+    result = run("evaluate", trained, *arguments[2:], cwd=tmp_path)  # another model's scores are not taken for its own
+    assert result.returncode == 2
+    assert "holds an evaluation with other settings" in result.stderr
     result = run("evaluate", *arguments[:-4], "--steps", 3, "--output", "out", cwd=tmp_path)
     assert result.returncode == 2
     assert "holds an evaluation with other settings" in result.stderr

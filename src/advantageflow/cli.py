@@ -107,8 +107,8 @@ def _load_inputs(config: Config) -> dict[str, Any]:
     names = {*config.reward_weights, *config.evaluation.rewards.values()}
     for name in names:
         check_reward(name)
-    loaded = {name: load_reward(name) for name in names}
     sets = load_prompt_sets(config.prompts)
+    loaded = {name: load_reward(name) for name in names}  # last, since it may load weights
     for prompts in sets:
         for name, reward in loaded.items():
             check = getattr(reward, "check_prompt", None)
@@ -255,7 +255,14 @@ def evaluate(
     models = _names(models, lora)
     for name in named.values():
         check_reward(name)
-    settings = {"prompts": prompts, "rewards": named, "steps": steps, "resolution": resolution, "dtype": dtype}
+    settings = {
+        "models": models,
+        "prompts": prompts,
+        "rewards": named,
+        "steps": steps,
+        "resolution": resolution,
+        "dtype": dtype,
+    }
     folder = open_folder(output, settings) if output else None
     chosen = load_prompts(prompts)
     functions = {label: load_reward(name) for label, name in named.items()}
