@@ -199,7 +199,7 @@ class Config(Section):
 
 
 def recipe_names() -> list[str]:
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    return sorted(path.relative_to(RECIPES).with_suffix("").as_posix() for path in RECIPES.rglob("*.yaml"))
 
 
 def load_config(recipe: str, overrides: Iterable[str] = ()) -> Config:

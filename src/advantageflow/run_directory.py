@@ -1,6 +1,7 @@
 """The folder of one run: configuration, metrics, pictures, checkpoints, the exported adapter, and the summary.
 
 config.yaml      every value, defaults included
+environment.json versions, commit and machine
 metrics.jsonl    one line per iteration
 curve.png        reward and score against time
 samples/         the same prompts and seeds through training
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from advantageflow.checkpoint import load_state, save_state, write_atomic
 from advantageflow.config import Config, ConfigError, check_config, dump_config
+from advantageflow.environment import environment
 
 KEPT_CHECKPOINTS = 2
 
@@ -51,6 +53,7 @@ class RunDirectory:
         run = cls(path)
         run.samples.mkdir(parents=True, exist_ok=True)
         run.checkpoints.mkdir(exist_ok=True)
+        write_atomic(path / "environment.json", json.dumps(environment(), indent=2) + "\n")
         write_atomic(path / "config.yaml", dump_config(config))
         return run
 

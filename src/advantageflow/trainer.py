@@ -23,6 +23,7 @@ from torch import Tensor
 from advantageflow.advantages import combine_rewards, group_advantages, zero_variance_groups
 from advantageflow.checkpoint import load_optimizer_tensors, optimizer_tensors
 from advantageflow.config import Config
+from advantageflow.environment import peak_memory
 from advantageflow.evaluation import Evaluation, evaluate
 from advantageflow.learning import Terms, batches, draw_steps, draw_times, forward_terms, reverse_terms
 from advantageflow.metrics import MetricsWriter, learning_metrics, reward_metrics
@@ -270,6 +271,7 @@ class Trainer:
             "after": after,
             "iterations": self.iteration,
             "seconds": {**self.seconds, "training": self._training_seconds()},
+            "peak_memory": peak_memory(self.model.device),
         }
         draw_curve(self.directory.metrics(), summary, self.directory.curve)
         self.directory.write_summary(summary)

@@ -97,7 +97,9 @@ class FlowModel(ABC):
             except (ValueError, RuntimeError, ImportError) as error:
                 raise ConfigError(f"model.attention is {settings.attention!r}: {error}") from error
         if settings.compile:
-            transformer.compile_repeated_blocks()  # type: ignore[operator]
+            for part in list(transformer.modules()):  # every block alone: they share one compilation
+                if type(part).__name__.endswith("TransformerBlock"):
+                    part.compile()
         if settings.vae_slicing:
             self.pipeline.vae.enable_slicing()
 
