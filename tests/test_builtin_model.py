@@ -12,7 +12,7 @@ from advantageflow.prompts import load_prompts
 from advantageflow.rewards import load_reward
 from advantageflow.rollout import join, sample_batches
 from advantageflow.scenes import WEIGHTS
-from advantageflow.scenes.pretrain import scene_batch
+from advantageflow.scenes.pretrain import SCENES
 from advantageflow.scenes.verifier import verify
 from advantageflow.seeding import Stream, noise
 
@@ -73,7 +73,7 @@ def test_our_euler_rollout_is_the_pipeline_s(plain, guidance_scale):
 
 
 def test_the_autoencoder_keeps_scenes_recognizable(plain):
-    images, prompts = scene_batch(np.random.default_rng(0), 120)
+    images, prompts = SCENES.batch(np.random.default_rng(0), 120)
     with torch.no_grad():
         restored = plain.vae.decode(plain.vae.encode(images).latent_dist.mode()).sample
     pixels = ((restored / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()

@@ -47,7 +47,7 @@ def finished(tmp_path_factory, tiny_pipeline_folder):
 def test_version_and_help():
     assert run("--version").stdout.startswith("advantageflow 0.")
     text = run("--help").stdout
-    assert all(name in text for name in ("train", "sample", "evaluate", "pretrain-scenes"))
+    assert all(name in text for name in ("train", "sample", "evaluate", "pretrain"))
 
 
 def test_help_imports_nothing_heavy():
@@ -223,8 +223,9 @@ def test_rewards_are_listed_and_score_files(tmp_path):
     assert "cannot load 'yuvalkirstain/PickScore_v1'" in result.stderr
 
 
-def test_pretrain_scenes(tmp_path):
-    sizes = ["--autoencoder-steps", 1, "--flow-steps", 1, "--scenes", 64, "--threads", 1]
-    result = run("pretrain-scenes", "--output", tmp_path / "pre", *sizes)
+@pytest.mark.parametrize("world", ["scenes", "words"])
+def test_pretrain(tmp_path, world):
+    sizes = ["--autoencoder-steps", 1, "--flow-steps", 1, "--pictures", 64, "--threads", 1]
+    result = run("pretrain", world, "--output", tmp_path / "pre", *sizes)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "pre" / "pipeline" / "model_index.json").is_file()

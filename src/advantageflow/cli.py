@@ -206,7 +206,7 @@ PRESETS: dict[str, tuple[str, list[str], str, int, int]] = {
 def evaluate(
     models: Annotated[
         list[str] | None,
-        typer.Argument(help="'scenes', pipeline folders or hub names; MODEL+LORA is a model with an adapter."),
+        typer.Argument(help="'scenes', 'words', pipeline folders or hub names; MODEL+LORA is a model with an adapter."),
     ] = None,
     lora: LoraOption = None,
     prompts: Annotated[str, typer.Option(help="See prompts.train of a recipe.")] = "scenes:held_out",
@@ -524,20 +524,60 @@ def serve(
     run_server(reward, host, port, workers, max_megabytes=max_megabytes, timeout=timeout, max_batch=max_batch)
 
 
-@app.command("pretrain-scenes")
+pretrain_app = typer.Typer(no_args_is_help=True, help="Make again what the package ships, from nothing.")
+app.add_typer(pretrain_app, name="pretrain")
+PretrainOutput = Annotated[Path, typer.Option(help="Folder for checkpoints and the pipeline; run again to continue.")]
+AutoencoderSteps = Annotated[int, typer.Option(min=1, help="Steps of the autoencoder.")]
+FlowSteps = Annotated[int, typer.Option(min=1, help="Steps of the rectified flow.")]
+Pictures = Annotated[int, typer.Option(min=1, help="Drawn pictures to learn from.")]
+Seed = Annotated[int, typer.Option(min=0)]
+Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 for PyTorch's choice.")]
+
+
+@pretrain_app.command("scenes")
 def pretrain_scenes(
-    output: Annotated[Path, typer.Option(help="Folder for checkpoints and the pipeline; run again to continue.")],
-    autoencoder_steps: Annotated[int, typer.Option(min=1)] = 2500,
-    flow_steps: Annotated[int, typer.Option(min=1)] = 8000,
-    scenes: Annotated[int, typer.Option(min=1, help="Rendered scenes to learn from.")] = 100_000,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 for PyTorch's choice.")] = 0,
+    output: PretrainOutput,
+    autoencoder_steps: AutoencoderSteps = 2500,
+    flow_steps: FlowSteps = 8000,
+    pictures: Pictures = 100_000,
+    seed: Seed = 0,
+    threads: Threads = 0,
 ) -> None:
-    """Pre-train the built-in model from nothing (an hour on two CPU cores)."""
+    """Pre-train the built-in model of scenes (an hour on two CPU cores)."""
+    from advantageflow.scenes.pretrain import SCENES
+
+    _pretrain(SCENES, output, autoencoder_steps, flow_steps, pictures, seed, threads)
+
+
+@pretrain_app.command("words")
+def pretrain_words(
+    output: PretrainOutput,
+    autoencoder_steps: AutoencoderSteps = 2500,
+    flow_steps: FlowSteps = 7000,
+    pictures: Pictures = 100_000,
+    seed: Seed = 0,
+    threads: Threads = 0,
+) -> None:
+    """Pre-train the built-in model of words (an hour on one CPU core)."""
+    from advantageflow.words.pretrain import WORDS
+
+    _pretrain(WORDS, output, autoencoder_steps, flow_steps, pictures, seed, threads)
+
+
+def _pretrain(
+    world: Any, output: Path, autoencoder_steps: int, flow_steps: int, pictures: int, seed: int, threads: int
+) -> None:
     import torch
 
-    from advantageflow.scenes.pretrain import pretrain
+    from advantageflow.pretraining import pretrain
 
     if threads:
         torch.set_num_threads(threads)
-    pretrain(output, autoencoder_steps=autoencoder_steps, flow_steps=flow_steps, num_scenes=scenes, seed=seed)
+    pretrain(
+        world,
+        output,
+        autoencoder_steps=autoencoder_steps,
+        flow_steps=flow_steps,
+        num_pictures=pictures,
+        seed=seed,
+    )

@@ -27,7 +27,9 @@ class Section(BaseModel):
 
 
 class ModelSettings(Section):
-    path: str = Field("scenes", description='"scenes" (built in), a diffusers pipeline folder, or a hub name')
+    path: str = Field(
+        "scenes", description='"scenes" or "words" (built in), a diffusers pipeline folder, or a hub name'
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="of the network; LoRA weights stay float32"
     )

@@ -19,7 +19,7 @@ PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy")
 
 
 def environment() -> dict[str, Any]:
-    """Plain data: package versions, the commit (with "+" where files differ from it; None outside a checkout), machine."""
+    """Plain data: versions, the commit ("+" where files differ from it; None outside a checkout), and the machine."""
     versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:

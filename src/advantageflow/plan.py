@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from advantageflow.config import Config
+from advantageflow.models import BUILT_IN as BUILT_IN_MODELS
 from advantageflow.rewards import BUILT_IN
 
 
@@ -26,6 +27,7 @@ class ModelFacts:
 
 MODELS = {
     "scenes": ModelFacts(0.0054, 160, 6, 10, 0.001, 0.002),
+    "words": ModelFacts(0.0035, 128, 6, 10, 0.001, 0.002),
     "stabilityai/stable-diffusion-3.5-medium": ModelFacts(2.47, 1536, 24, 205, 11.4, 0.17),
     "stabilityai/stable-diffusion-3.5-large": ModelFacts(8.06, 2432, 38, 205, 11.4, 0.17),
     "black-forest-labs/FLUX.1-dev": ModelFacts(11.9, 3072, 57, 512, 9.8, 0.17),
@@ -111,7 +113,7 @@ def make_plan(config: Config) -> Plan:
 
 
 def image_tokens(config: Config) -> int:
-    resolution = config.model.resolution or (64 if config.model.path == "scenes" else DEFAULT_RESOLUTION)
+    resolution = config.model.resolution or (64 if config.model.path in BUILT_IN_MODELS else DEFAULT_RESOLUTION)
     return (resolution // 16) ** 2
 
 

@@ -97,6 +97,7 @@ def load_prompts(source: str, column: str = "prompt", task_column: str = "tag") 
     Args:
         source: one of
             scenes:train, scenes:held_out: of the drawn world;
+            words:train, words:held_out: the word "CAT", and others;
             geneval:COUNT or geneval:COUNT:SEED: generated in GenEval's six tasks;
             ocr:COUNT or ocr:COUNT:SEED: generated, with words in quotation marks;
             hub:OWNER/NAME or hub:OWNER/NAME:SPLIT: a dataset of the hub;
@@ -153,6 +154,15 @@ def _scenes(source: str, split: str) -> Iterator[Record]:
             yield prompt.text, prompt.task, source
 
 
+def _words(source: str, split: str) -> Iterator[Record]:
+    from advantageflow.words.world import split_prompts
+
+    if split not in ("train", "held_out"):
+        raise ConfigError(f"unknown prompt set {source!r}; built in are words:train and words:held_out")
+    for prompt in split_prompts(split):
+        yield prompt.text, prompt.task, source
+
+
 def _geneval(source: str, rest: str) -> Iterator[Record]:
     from advantageflow.geneval import generate_prompts
 
@@ -168,7 +178,7 @@ def _ocr(source: str, rest: str) -> Iterator[Record]:
         yield f'{rng.choice(OCR_PLACES)} "{words}"', "ocr", source
 
 
-GENERATED = {"scenes": _scenes, "geneval": _geneval, "ocr": _ocr}
+GENERATED = {"scenes": _scenes, "words": _words, "geneval": _geneval, "ocr": _ocr}
 
 
 def _count_and_seed(source: str, rest: str) -> tuple[int, int]:
@@ -192,7 +202,7 @@ def _from_file(source: str, column: str, task_column: str) -> Iterator[Record]:
     if not path.is_file():
         raise ConfigError(
             f"prompt file {source!r} does not exist; give a .txt, .jsonl, .csv or .parquet file, or one of "
-            "scenes:train, geneval:COUNT, ocr:COUNT, hub:OWNER/NAME"
+            "scenes:train, words:train, geneval:COUNT, ocr:COUNT, hub:OWNER/NAME"
         )
     if path.suffix in (".csv", ".parquet"):
         rows = _datasets().Dataset.from_csv if path.suffix == ".csv" else _datasets().Dataset.from_parquet

@@ -3,7 +3,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from advantageflow.rewards.ocr import OCR, edit_distance, quoted_text, similarity
+from advantageflow.rewards.ocr import OCR, DrawnWord, edit_distance, quoted_text, similarity
+from advantageflow.words.world import ENGLISH, WordPrompt, misspell, render
 
 
 def picture_of(text, size=40):
@@ -42,5 +43,16 @@ def test_it_reads_rendered_words():
     pytest.importorskip("rapidocr")
     images = torch.stack([picture_of("HELLO"), picture_of("HELPO"), picture_of("")])
     prompts = ['a sign that says "HELLO"'] * 3
-    for detect in (False, True):
-        assert OCR(detect=detect)(images, prompts) == pytest.approx([1.0, 0.8, 0.0])
+    assert OCR()(images, prompts) == pytest.approx([1.0, 0.8, 0.0])
+
+
+def test_it_reads_every_drawn_word():
+    pytest.importorskip("rapidocr")
+    rng = np.random.default_rng(0)
+    words = [WordPrompt(word) for word in ENGLISH]
+    pictures = torch.stack([torch.from_numpy(render(word, rng)).permute(2, 0, 1).float() / 255 for word in words])
+    scores = DrawnWord()(pictures, [word.text for word in words])
+    assert np.mean(np.array(scores) == 1) >= 0.98
+    wrong = DrawnWord()(pictures, [misspell(word, rng).text for word in words])
+    expected = [1 - 1 / len(word.word) for word in words]
+    assert np.mean(np.isclose(wrong, expected)) >= 0.95

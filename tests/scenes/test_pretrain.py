@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from advantageflow.pretraining import CORRUPTED_CAPTIONS, EMPTY_CAPTIONS, pretrain
 from advantageflow.scenes.model import MAX_TOKENS, build_tokenizer
-from advantageflow.scenes.pretrain import CORRUPTED_CAPTIONS, EMPTY_CAPTIONS, caption, corrupt, pretrain, sample_prompt
+from advantageflow.scenes.pretrain import SCENES, corrupt, sample_prompt
 from advantageflow.scenes.prompts import TASKS, parse_prompt, task_prompts
 
 
@@ -20,7 +21,7 @@ def test_a_corrupted_caption_is_another_prompt_of_the_same_task():
 def test_captions_are_empty_or_wrong_as_often_as_stated():
     rng = np.random.default_rng(1)
     prompt = parse_prompt("a red circle and a blue square")
-    captions = [caption(prompt, rng) for _ in range(4000)]
+    captions = [SCENES.caption(prompt, rng) for _ in range(4000)]
     assert np.mean([text == "" for text in captions]) == pytest.approx(EMPTY_CAPTIONS, abs=0.02)
     wrong = np.mean([text not in ("", prompt.text) for text in captions])
     assert wrong == pytest.approx((1 - EMPTY_CAPTIONS) * CORRUPTED_CAPTIONS, abs=0.025)
@@ -42,10 +43,10 @@ def test_pretraining_goes_on_where_it_was_stopped(tmp_path):
 
         return load_file(folder / "flow" / "weights.safetensors")
 
-    sizes = {"autoencoder_steps": 2, "num_scenes": 130}
-    pretrain(tmp_path / "whole", flow_steps=2, **sizes)
+    sizes = {"autoencoder_steps": 2, "num_pictures": 130}
+    pretrain(SCENES, tmp_path / "whole", flow_steps=2, **sizes)
     assert (tmp_path / "whole" / "pipeline" / "model_index.json").is_file()
-    pretrain(tmp_path / "again", flow_steps=2, **sizes)
-    pretrain(tmp_path / "again", flow_steps=2, **sizes)
+    pretrain(SCENES, tmp_path / "again", flow_steps=2, **sizes)
+    pretrain(SCENES, tmp_path / "again", flow_steps=2, **sizes)
     whole, again = weights(tmp_path / "whole"), weights(tmp_path / "again")
     assert all(torch.equal(whole[name], again[name]) for name in whole)

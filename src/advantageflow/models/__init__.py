@@ -12,7 +12,8 @@ from advantageflow.config import ConfigError, ModelSettings
 if TYPE_CHECKING:
     from advantageflow.models.base import FlowModel
 
-BUILT_IN = "scenes"
+# Name -> package whose folder "weights" holds a pipeline
+BUILT_IN = {"scenes": "advantageflow.scenes", "words": "advantageflow.words"}
 # Pipeline class -> its adapter
 FAMILIES = {
     "StableDiffusion3Pipeline": "advantageflow.models.sd3:SD3Model",
@@ -25,19 +26,17 @@ def load_model(path: str, device: str = "cpu", **settings: Any) -> FlowModel:
     """Load a pipeline.
 
     Args:
-        path: "scenes" is the built-in one, anything else a folder or hub name of a pipeline of a known family.
+        path: "scenes" and "words" are built in; anything else is a folder or hub name of a pipeline of a known family.
         settings: see `config.ModelSettings`.
 
     Raises:
         ConfigError: it cannot be loaded, or its family is not known.
     """
-    if path == BUILT_IN:
+    if path in BUILT_IN:
         from diffusers.utils.logging import disable_progress_bar as quiet_diffusers
         from transformers.utils.logging import disable_progress_bar as quiet_transformers
 
-        from advantageflow.scenes import WEIGHTS
-
-        path = str(WEIGHTS)
+        path = str(importlib.import_module(BUILT_IN[path]).WEIGHTS)
         quiet_diffusers()  # it loads in a moment
         quiet_transformers()
     family = _family(path)
@@ -65,11 +64,12 @@ def check_model_path(path: str) -> None:
     """Check that `path` may be loaded, before anything is.
 
     Raises:
-        ConfigError: it is not the built-in name, an existing pipeline folder, or a hub name like "owner/name".
+        ConfigError: it is not a built-in name, an existing pipeline folder, or a hub name like "owner/name".
     """
-    if path == BUILT_IN or (Path(path) / "model_index.json").is_file():
+    if path in BUILT_IN or (Path(path) / "model_index.json").is_file():
         return
     if path.count("/") != 1 or path.startswith((".", "/", "~")) or Path(path).exists():
         raise ConfigError(
-            f"model {path!r} is neither {BUILT_IN!r}, nor a folder with a model_index.json, nor a hub name"
+            f"model {path!r} is neither built in ({', '.join(BUILT_IN)}), nor a folder with a model_index.json, nor a "
+            "hub name"
         )

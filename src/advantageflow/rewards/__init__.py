@@ -74,6 +74,9 @@ BUILT_IN = {
         weights=("THUDM/ImageReward", "google-bert/bert-base-uncased"),
     ),
     "ocr": BuiltIn(f"{_HERE}.ocr:OCR", "quoted words that can be read, 0 to 1", modules=("rapidocr", "onnxruntime")),
+    "words": BuiltIn(
+        f"{_HERE}.ocr:DrawnWord", "whether a drawn word can be read, 0 to 1", modules=("rapidocr", "onnxruntime")
+    ),
     "geneval": BuiltIn(
         f"{_HERE}.geneval:GenEval",
         "objects, counts, colours, positions, graded: at most 1",

@@ -1,7 +1,8 @@
-"""The built-in text-to-image model: a small `StableDiffusion3Pipeline` that plain diffusers can load."""
+"""The built-in text-to-image models: small `StableDiffusion3Pipeline`s that plain diffusers can load."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from string import ascii_lowercase
 
 import torch
@@ -11,20 +12,24 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokeni
 from advantageflow.scenes.prompts import TASKS, task_prompts
 from advantageflow.scenes.world import IMAGE_SIZE
 
-MAX_TOKENS = 10  # the longest prompt has 7 words, plus start and end
+MAX_TOKENS = 10  # the longest prompt has 8 tokens, plus start and end
 TEXT_WIDTH = 64
 
 
-def build_tokenizer() -> CLIPTokenizer:
-    """A CLIP tokenizer in which every word of the grammar is one token; other words fall apart into letters.
+def scene_words() -> set[str]:
+    """Every word of the grammar."""
+    return {word for task in TASKS for prompt in task_prompts(task) for word in prompt.text.split()}
+
+
+def build_tokenizer(words: Iterable[str] | None = None, characters: str = ascii_lowercase) -> CLIPTokenizer:
+    """A CLIP tokenizer in which each of `words` (of the grammar) is one token; others fall apart into `characters`.
 
     The byte-pair merges are written down rather than learned: word after word, two left-most pieces at a time, until
     each word is one piece. Later merges rank lower, so they leave earlier words alone.
     """
-    words = sorted({word for task in TASKS for prompt in task_prompts(task) for word in prompt.text.split()})
-    pieces = [letter + end for end in ("", "</w>") for letter in ascii_lowercase]
+    pieces = [character + end for end in ("", "</w>") for character in characters]
     merges: list[tuple[str, str]] = []
-    for word in words:
+    for word in sorted(scene_words() if words is None else words):
         split = [*word[:-1], word[-1] + "</w>"]
         for merge in merges:
             split = _merged(split, merge)
@@ -100,13 +105,13 @@ def build_transformer(width: int = 160, num_layers: int = 6) -> SD3Transformer2D
     )
 
 
-def build_pipeline(seed: int = 0) -> StableDiffusion3Pipeline:
-    """The whole pipeline with fresh weights drawn from `seed`."""
-    tokenizer = build_tokenizer()
+def build_pipeline(seed: int = 0, tokenizer: CLIPTokenizer | None = None, width: int = 160) -> StableDiffusion3Pipeline:
+    """The whole pipeline with fresh weights drawn from `seed`; the tokenizer is the scenes' unless another is given."""
+    tokenizer = tokenizer or build_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return StableDiffusion3Pipeline(
-            transformer=build_transformer(),
+            transformer=build_transformer(width),
             scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
             vae=build_autoencoder(),
             text_encoder=build_text_encoder(tokenizer),
