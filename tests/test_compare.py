@@ -16,7 +16,6 @@ from advantageflow.compare import (
     Run,
     analyse,
     collapsed,
-    curve,
     parse_arms,
     parse_budget,
     plan_runs,
@@ -87,14 +86,14 @@ def known(tmp_path):
 
 def test_a_curve_starts_at_the_base_model_and_ends_with_the_run(known):
     slow = next(run for run in known if run.arm.label == "slow")
-    times, scores = curve(slow, "strict", "seconds")
+    times, scores = slow.record().curve("strict", "seconds")
     assert times == [0, 1, 2, 3, 4, 5, 6, 7, 8]
     assert scores == pytest.approx([0.2 + 0.05 * i for i in range(9)])
-    assert curve(slow, "strict", "images")[0][-1] == 80
+    assert slow.record().curve("strict", "images")[0][-1] == 80
 
 
 def test_a_method_twice_as_fast_is_reported_so(known, tmp_path):
-    result = analyse(known, "slow")
+    result = analyse([run.record() for run in known], "slow")
     ratio = result["arms"]["fast"]["time_ratio"]["seconds"]
     assert (ratio["value"], ratio["low"], ratio["high"]) == pytest.approx((0.5, 0.5, 0.5))
     assert result["arms"]["bad"]["time_ratio"]["seconds"]["value"] is None  # never
@@ -117,7 +116,7 @@ def test_a_method_twice_as_fast_is_reported_so(known, tmp_path):
 
 
 def test_the_rule_of_collapse(known):
-    assert {run.arm.label for run in known if collapsed(run, "strict")} == {"bad"}
+    assert {run.arm.label for run in known if collapsed(run.record(), "strict")} == {"bad"}
 
 
 def test_a_folder_belongs_to_one_comparison(tmp_path):

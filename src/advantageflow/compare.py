@@ -22,6 +22,7 @@ import numpy as np
 
 from advantageflow.checkpoint import write_atomic
 from advantageflow.config import Config, ConfigError, load_config
+from advantageflow.record import Record, read_run
 from advantageflow.statistics import (
     Interval,
     bootstrap_band,
@@ -34,7 +35,6 @@ from advantageflow.statistics import (
 
 AXES = {"seconds": "training time (s)", "images": "images generated", "steps": "optimizer steps"}
 SIGNS = ("positive", "negative")
-Curve = tuple[list[float], list[float]]
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,12 @@ class Run:
         return self.folder.with_suffix(".diverged").exists()
 
     def rows(self) -> list[dict[str, Any]]:
+        """Metrics of the iterations so far."""
         file = self.folder / "metrics.jsonl"
         return [json.loads(line) for line in file.read_text().split("\n")[:-1]] if file.exists() else []
+
+    def record(self) -> Record:
+        return read_run(self.folder, self.arm.label, self.seed, self.diverged)
 
 
 def plan_runs(
@@ -169,123 +173,101 @@ def finish_all(runs: Sequence[Run], recipe: str, changes: Sequence[str], *, jobs
         list(pool.map(lambda run: finish(run, recipe, changes, threads), runs))
 
 
-def curve(run: Run, label: str, axis: str) -> Curve:
-    """A run's held-out score against seconds of training, images, or optimizer steps; from the base model on."""
-    config = _config(run)
-    images = config["rollout"]["prompts_per_iteration"] * config["rollout"]["images_per_prompt"]
-    per_iteration = {"images": images, "steps": config["learn"]["optimizer_steps"]}
-    summary, rows = _summary(run), run.rows()
-
-    def position(row: Mapping[str, Any]) -> float:
-        return float(row["seconds/training"] if axis == "seconds" else (row["iteration"] + 1) * per_iteration[axis])
-
-    points = [(0.0, summary["before"][label])]
-    points += [(position(row), row["evaluation"][label]) for row in rows if "evaluation" in row]
-    points.append((position(rows[-1]), summary["after"][label]))
-    return [place for place, _ in points], [score for _, score in points]
-
-
-def _config(run: Run) -> dict[str, Any]:
-    import yaml
-
-    content: dict[str, Any] = yaml.safe_load((run.folder / "config.yaml").read_text())
-    return content
-
-
-def _summary(run: Run) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((run.folder / "summary.json").read_text())
-    return content
-
-
-def collapsed(run: Run, label: str) -> bool:
+def collapsed(record: Record, score: str) -> bool:
     """The rule: it diverged, or its last held-out score is below the base model's."""
-    if run.diverged:
-        return True
-    summary = _summary(run)
-    return bool(summary["after"][label] < summary["before"][label])
+    return record.diverged or record.after[score] < record.before[score]
 
 
-def analyse(runs: Sequence[Run], baseline: str) -> dict[str, Any]:
+def analyse(records: Sequence[Record], baseline: str, score: str | None = None) -> dict[str, Any]:
     """Everything that is reported, as plain data.
 
     Args:
         baseline: label of the arm whose best mean score sets the target of the time ratio.
+        score: label of a held-out score; by default the first.
 
     Raises:
-        ConfigError: there is no such arm, or no finished run.
+        ConfigError: there is no such arm or score, or no run of an arm that came to its end.
     """
-    arms = list(dict.fromkeys(run.arm.label for run in runs))
+    arms = list(dict.fromkeys(record.label for record in records))
     if baseline not in arms:
         raise ConfigError(f"--baseline is {baseline!r}; the arms are {', '.join(arms)}")
-    kept = {arm: [run for run in runs if run.arm.label == arm and run.finished and not run.diverged] for arm in arms}
+    kept = {arm: [record for record in records if record.label == arm and not record.diverged] for arm in arms}
     if not all(kept.values()):
         raise ConfigError(f"no finished run of {', '.join(arm for arm in arms if not kept[arm])}")
-    label = next(name for name in _summary(kept[arms[0]][0])["before"] if name != "tasks")
+    scores = [name for name in kept[arms[0]][0].before if name != "tasks"]
+    score = score or scores[0]
+    if score not in scores:
+        raise ConfigError(f"--score is {score!r}; the runs have {', '.join(scores)}")
     paired = {arm: _pairs(found, kept[baseline]) for arm, found in kept.items()}
-    result: dict[str, Any] = {"score": label, "baseline": baseline, "arms": {}}
+    result: dict[str, Any] = {"score": score, "baseline": baseline, "arms": {}}
     for arm in arms:
-        everything = [run for run in runs if run.arm.label == arm and run.finished]
-        rows = [run.rows() for run in kept[arm]]
-        final = [_summary(run)["after"] for run in kept[arm]]
+        found = kept[arm]
+        everything = [record for record in records if record.label == arm]
         result["arms"][arm] = {
-            "seeds": [run.seed for run in kept[arm]],
-            "after": _interval(bootstrap_mean([one[label] for one in final])),
+            "seeds": [record.seed for record in found],
+            "before": found[0].before[score],
+            "after": _interval(bootstrap_mean([record.after[score] for record in found])),
+            "scores": {name: _interval(bootstrap_mean([record.after[name] for record in found])) for name in scores},
             "tasks": {
-                task: _interval(bootstrap_mean([one["tasks"][task] for one in final])) for task in final[0]["tasks"]
+                task: _interval(bootstrap_mean([record.after["tasks"][task] for record in found]))
+                for task in found[0].after["tasks"]
             },
-            "curves": {axis: [curve(run, label, axis) for run in kept[arm]] for axis in AXES},
-            "time_ratio": {
-                axis: _interval(
-                    time_ratio(
-                        [curve(run, label, axis) for run, _ in paired[arm]],
-                        [curve(run, label, axis) for _, run in paired[arm]],
-                    )
-                )
-                for axis in AXES
-            },
-            "collapsed": [collapsed(run, label) for run in everything],
-            "diverged": sum(run.diverged for run in everything),
-            "stability": _stability(rows),
+            "curves": {axis: [record.curve(score, axis) for record in found] for axis in AXES},
+            "time_ratio": {axis: _interval(_ratio(paired[arm], score, axis)) for axis in AXES},
+            "collapsed": [collapsed(record, score) for record in everything],
+            "diverged": sum(record.diverged for record in everything),
+            "stability": _stability(found),
             "drift": {
-                "to_reference": _mean(found[-1]["distance/to_reference"] for found in rows),
-                "diversity_first": _mean(found[0]["diversity"] for found in rows),
-                "diversity_last": _mean(found[-1]["diversity"] for found in rows),
+                "to_reference": _mean(record.metrics["distance/to_reference"][-1] for record in found),
+                "diversity_first": _mean(record.metrics["diversity"][0] for record in found),
+                "diversity_last": _mean(record.metrics["diversity"][-1] for record in found),
             },
             "cost": {
-                stage: _mean(np.mean([row[f"seconds/{stage}"] for row in found]) for found in rows)
-                for stage in ("sampling", "scoring", "learning")
+                **{
+                    stage: _mean(_mean(record.metrics[f"seconds/{stage}"]) for record in found)
+                    for stage in ("sampling", "scoring", "learning")
+                },
+                "peak_memory": max((record.peak_memory or 0) for record in found) or None,
             },
         }
-    result["p_values"] = _tests({arm: found for arm, found in paired.items() if arm != baseline}, label)
+    result["p_values"] = _tests({arm: pairs for arm, pairs in paired.items() if arm != baseline}, score)
     return result
 
 
-def _stability(rows: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+def _ratio(pairs: Sequence[tuple[Record, Record]], score: str, axis: str) -> Interval:
+    ours, theirs = ([pair[side].curve(score, axis) for pair in pairs] for side in (0, 1))
+    return time_ratio(ours, theirs)
+
+
+def _stability(records: Sequence[Record]) -> dict[str, Any]:
     """Mean and largest loss by the advantage's sign, and the largest gradient norm."""
-    found: dict[str, Any] = {"grad_norm_max": max((row["grad_norm"] or 0.0) for run in rows for row in run)}
+
+    def values(name: str) -> list[float]:
+        return [value for record in records for value in record.metrics[name] if value is not None]
+
+    found: dict[str, Any] = {"grad_norm_max": max(values("grad_norm"), default=0.0)}
     for sign in SIGNS:
-        values = [row[f"loss/{sign}_advantage"] for run in rows for row in run]
-        values = [value for value in values if value is not None]
-        found[sign] = {"mean": float(np.mean(values)), "largest": float(np.max(np.abs(values)))} if values else None
+        losses = values(f"loss/{sign}_advantage")
+        found[sign] = {"mean": float(np.mean(losses)), "largest": float(np.max(np.abs(losses)))} if losses else None
     return found
 
 
-def _pairs(runs: Sequence[Run], others: Sequence[Run]) -> list[tuple[Run, Run]]:
+def _pairs(records: Sequence[Record], others: Sequence[Record]) -> list[tuple[Record, Record]]:
     """Runs of equal seed."""
-    by_seed = {run.seed: run for run in others}
-    found = [(run, by_seed[run.seed]) for run in runs if run.seed in by_seed]
+    by_seed = {record.seed: record for record in others}
+    found = [(record, by_seed[record.seed]) for record in records if record.seed in by_seed]
     if not found:
-        raise ConfigError(f"{runs[0].arm.label} and {others[0].arm.label} have no finished seed in common")
+        raise ConfigError(f"{records[0].label} and {others[0].label} have no finished seed in common")
     return found
 
 
-def _tests(paired: Mapping[str, Sequence[tuple[Run, Run]]], label: str) -> dict[str, dict[str, float]]:
+def _tests(paired: Mapping[str, Sequence[tuple[Record, Record]]], score: str) -> dict[str, dict[str, float]]:
     """Holm-corrected p-values of paired t-tests against the baseline, of the score and of every task, by arm."""
     raw: dict[str, float] = {}
     for arm, pairs in paired.items():
         if len(pairs) < 2:
             continue
-        ours, theirs = ([_flat(_summary(pair[side])["after"], label) for pair in pairs] for side in (0, 1))
+        ours, theirs = ([_flat(pair[side].after, score) for pair in pairs] for side in (0, 1))
         for name in ours[0]:
             raw[f"{arm}\n{name}"] = paired_p_value([one[name] for one in ours], [one[name] for one in theirs])
     result: dict[str, dict[str, float]] = {}
@@ -295,8 +277,8 @@ def _tests(paired: Mapping[str, Sequence[tuple[Run, Run]]], label: str) -> dict[
     return result
 
 
-def _flat(after: Mapping[str, Any], label: str) -> dict[str, float]:
-    return {label: after[label], **after["tasks"]}
+def _flat(after: Mapping[str, Any], score: str) -> dict[str, float]:
+    return {score: after[score], **after["tasks"]}
 
 
 def _mean(values: Any) -> float:
@@ -357,9 +339,9 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def report(runs: Sequence[Run], baseline: str, output: Path) -> dict[str, Any]:
+def report(runs: Sequence[Run], baseline: str, output: Path, score: str | None = None) -> dict[str, Any]:
     """Write comparison.json, comparison.md and the figures."""
-    result = analyse(runs, baseline)
+    result = analyse([run.record() for run in runs if run.finished], baseline, score)
     write_atomic(output / "comparison.json", json.dumps(result, indent=2) + "\n")
     write_atomic(output / "comparison.md", table(result))
     draw(result, output)

@@ -1,0 +1,106 @@
+"""What is kept of a finished run, in one JSON file: its scores, metrics by iteration, and what it was computed with."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from advantageflow.checkpoint import write_atomic
+
+KEPT_PREFIXES = ("reward/", "loss", "distance/", "seconds/", "grad_norm", "diversity")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run.
+
+    Args:
+        label: of its arm.
+        images, steps: that an iteration generates and takes.
+        evaluations: held-out scores, each with the iterations before it, from 0 to the last; where the run diverged,
+            to the last that was made.
+        metrics: name -> value of each iteration; None where there was nothing to average.
+        peak_memory: bytes; None in runs that did not record it.
+    """
+
+    label: str
+    seed: int
+    images: int
+    steps: int
+    diverged: bool
+    evaluations: list[tuple[int, dict[str, Any]]]
+    metrics: dict[str, list[float | None]]
+    peak_memory: int | None
+    environment: dict[str, Any]
+
+    @property
+    def before(self) -> dict[str, Any]:
+        return self.evaluations[0][1]
+
+    @property
+    def after(self) -> dict[str, Any]:
+        return self.evaluations[-1][1]
+
+    @property
+    def iterations(self) -> int:
+        return len(self.metrics["reward/mean"])
+
+    def curve(self, score: str, axis: str) -> tuple[list[float], list[float]]:
+        """A held-out score against "seconds" of training, "images" generated, or optimizer "steps"."""
+        per_iteration = {"images": self.images, "steps": self.steps}
+        seconds = [0.0, *(value or 0.0 for value in self.metrics["seconds/training"])]
+        places = [
+            seconds[done] if axis == "seconds" else float(done * per_iteration[axis]) for done, _ in self.evaluations
+        ]
+        return places, [scores[score] for _, scores in self.evaluations]
+
+    def save(self, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in _rounded(asdict(self)).items())
+        write_atomic(file, "{\n" + lines + "\n}\n")
+
+    @classmethod
+    def load(cls, file: Path) -> Record:
+        content = json.loads(file.read_text())
+        content["evaluations"] = [(done, scores) for done, scores in content["evaluations"]]
+        return cls(**content)
+
+
+def read_run(folder: Path, label: str, seed: int, diverged: bool = False) -> Record:
+    """The record of a run from its folder."""
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().split("\n")[:-1]]
+    environment = folder / "environment.json"
+    evaluations = [(row["iteration"] + 1, row["evaluation"]) for row in rows if "evaluation" in row]
+    summary: dict[str, Any] = {}
+    if not diverged:
+        summary = json.loads((folder / "summary.json").read_text())
+        evaluations = [(0, summary["before"]), *evaluations, (len(rows), summary["after"])]
+    names = [name for name in rows[0] if name.startswith(KEPT_PREFIXES)] if rows else []
+    return Record(
+        label=label,
+        seed=seed,
+        images=config["rollout"]["prompts_per_iteration"] * config["rollout"]["images_per_prompt"],
+        steps=config["learn"]["optimizer_steps"],
+        diverged=diverged,
+        evaluations=evaluations,
+        metrics={name: [row[name] for row in rows] for name in names},
+        peak_memory=summary.get("peak_memory"),
+        environment=json.loads(environment.read_text()) if environment.exists() else {},
+    )
+
+
+def _rounded(value: Any) -> Any:
+    """Floats to six significant digits: more than a score or a loss means."""
+    if isinstance(value, float) and math.isfinite(value):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _rounded(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(part) for part in value]
+    return value
