@@ -381,6 +381,10 @@ def _load_model(name: str, resolution: int | None, dtype: str) -> FlowModel:
     return model
 
 
+JobsOption = Annotated[int, typer.Option(min=1, help="Runs at once.")]
+RunThreadsOption = Annotated[int, typer.Option(min=0, help="CPU threads of each run; 0 for PyTorch's choice.")]
+
+
 @app.command()
 def compare(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe or a YAML file.")],
@@ -391,8 +395,9 @@ def compare(
     baseline: Annotated[
         str, typer.Option(help="The arm that the others are tested against; default: nft or the first.")
     ] = "",
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at once.")] = 1,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads of each run; 0 for PyTorch's choice.")] = 0,
+    score: Annotated[str, typer.Option(help="The held-out score that is compared; default: the recipe's first.")] = "",
+    jobs: JobsOption = 1,
+    threads: RunThreadsOption = 0,
     output: Annotated[Path, typer.Option(help="Folder of the comparison; run again to go on.")] = Path("comparison"),
 ) -> None:
     """Train several methods with several seeds, and compare them."""
@@ -403,6 +408,7 @@ def compare(
 
     from advantageflow import compare as comparison
     from advantageflow.config import ConfigError, load_config
+    from advantageflow.report.comparison import table
 
     arms = comparison.parse_arms(vary or ["objective=advantageflow-1.1,advantageflow-1-A,nft,flow-grpo"])
     labels = [arm.label for arm in arms]
@@ -426,9 +432,59 @@ def compare(
     console = Console()
     with Live(get_renderable=status, console=console, refresh_per_second=0.5):
         comparison.finish_all(runs, recipe, given, jobs=jobs, threads=threads)
-    result = comparison.report(runs, baseline, output)
-    console.print(Markdown(comparison.table(result)))
+    result = comparison.report(runs, baseline, output, score or None)
+    console.print(Markdown(table(result)))
     console.print(f"figures and numbers: {output}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def reproduce(
+    figure: Annotated[str, typer.Argument(help="fig2, fig3a, fig3b, fig3c, fig5, table1, search, or all.")],
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One seed and small runs, kept apart: does it work, roughly?")
+    ] = False,
+    jobs: JobsOption = 2,
+    threads: RunThreadsOption = 1,
+    runs: Annotated[Path, typer.Option(help="Folder of the runs; run again to go on.")] = Path("runs/reproduce"),
+    results: Annotated[Path, typer.Option(help="Folder of records, tables and figures.")] = Path("results"),
+    only_report: Annotated[bool, typer.Option("--only-report", help="Train nothing; report what there is.")] = False,
+) -> None:
+    """Repeat the paper's experiments at the size of the built-in worlds."""
+    from rich.console import Console
+    from rich.markdown import Markdown
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+
+    from advantageflow import reproduce as paper
+
+    names = paper.figures(figure)
+    study = paper.Study(runs, results)
+    if quick:
+        study = paper.Study(runs / "quick", runs / "quick" / "results", paper.QUICK, seeds=1)
+    console = Console()
+    if not only_report:
+        plan = study.plan([panel for name in names for panel in paper.FIGURES[name]])
+        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        with Progress("{task.description}", *columns, console=console) as progress:
+            task = progress.add_task("runs", total=len(plan))
+            for line in paper.run_all(study, plan, jobs=jobs, threads=threads):
+                progress.advance(task)
+                console.print(line, highlight=False)
+    for name in paper.report(study, names):
+        console.print(Markdown((study.results / f"{name}.md").read_text()))
+    console.print(f"numbers and figures: {study.results}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, finished or not.")],
+    output: Annotated[Path, typer.Option(help="File to write.")] = Path("report.html"),
+) -> None:
+    """Show runs in one HTML file: scores, curves, pictures through training, settings."""
+    from rich.console import Console
+
+    from advantageflow.report.html import write_report
+
+    Console().print(f"wrote {write_report(runs, output)}", highlight=False, soft_wrap=True)
 
 
 rewards_app = typer.Typer(no_args_is_help=True, help="What images can be scored by.")

@@ -12,29 +12,26 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from advantageflow.checkpoint import write_atomic
 from advantageflow.config import Config, ConfigError, load_config
 from advantageflow.record import Record, read_run
+from advantageflow.report.comparison import AXES, SIGNS, draw_figure, table
 from advantageflow.statistics import (
     Interval,
-    bootstrap_band,
     bootstrap_mean,
     holm,
-    interpolate_curves,
     paired_p_value,
     time_ratio,
 )
-
-AXES = {"seconds": "training time (s)", "images": "images generated", "steps": "optimizer steps"}
-SIGNS = ("positive", "negative")
 
 
 @dataclass(frozen=True)
@@ -96,6 +93,11 @@ def parse_budget(text: str, config: Config) -> tuple[str, ...]:
     return (f"run.max_seconds={seconds:g}", "run.iterations=1000000")
 
 
+def slug(label: str) -> str:
+    """An arm's label as a file name."""
+    return re.sub(r"[^\w.-]+", "_", label).strip("_")
+
+
 @dataclass(frozen=True)
 class Run:
     """One arm with one seed, in its own folder."""
@@ -139,8 +141,7 @@ def plan_runs(
         raise ConfigError(f"{output} holds another comparison ({file}); choose another --output")
     output.mkdir(parents=True, exist_ok=True)
     write_atomic(file, text)
-    names = {arm.label: re.sub(r"[^\w.-]+", "_", arm.label) for arm in arms}
-    return [Run(arm, seed, output / "runs" / f"{names[arm.label]}-{seed}") for seed in range(seeds) for arm in arms]
+    return [Run(arm, seed, output / "runs" / f"{slug(arm.label)}-{seed}") for seed in range(seeds) for arm in arms]
 
 
 def finish(run: Run, recipe: str, changes: Sequence[str], threads: int) -> None:
@@ -167,10 +168,23 @@ def finish(run: Run, recipe: str, changes: Sequence[str], threads: int) -> None:
         raise ConfigError(f"the run {run.folder} failed with exit code {code}; see {log}")
 
 
+T = TypeVar("T")
+
+
+def in_parallel(tasks: Sequence[Callable[[], T]], jobs: int) -> Iterator[T]:
+    """Results of tasks as they are done, `jobs` at once; after an error no further one is started."""
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        for future in as_completed([pool.submit(task) for task in tasks]):
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def finish_all(runs: Sequence[Run], recipe: str, changes: Sequence[str], *, jobs: int, threads: int) -> None:
     """Bring all runs to their end, `jobs` at once."""
-    with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(lambda run: finish(run, recipe, changes, threads), runs))
+    for _ in in_parallel([partial(finish, run, recipe, changes, threads) for run in runs], jobs):
+        pass
 
 
 def collapsed(record: Record, score: str) -> bool:
@@ -291,58 +305,11 @@ def _interval(interval: Interval) -> dict[str, float | None]:
     return {name: value if np.isfinite(value) else None for name, value in parts.items()}
 
 
-def draw(result: Mapping[str, Any], output: Path) -> list[Path]:
-    """Mean curves with 95 % bands over seeds, one figure per axis, each as PNG and SVG."""
-    from matplotlib.figure import Figure
-
-    files = []
-    for axis, name in AXES.items():
-        figure = Figure(figsize=(7, 4.5), layout="constrained")
-        axes = figure.add_subplot()
-        for color, (arm, found) in enumerate(result["arms"].items()):
-            curves = found["curves"][axis]
-            grid = np.linspace(0, min(times[-1] for times, _ in curves), 100)
-            scores = interpolate_curves(curves, grid)
-            axes.plot(grid, scores.mean(0), color=f"C{color}", label=f"{arm} ({len(curves)} seeds)")
-            if len(curves) > 1:
-                axes.fill_between(grid, *bootstrap_band(scores), color=f"C{color}", alpha=0.2, linewidth=0)
-        axes.set_xlabel(name)
-        axes.set_ylabel(f"held-out {result['score']}")
-        axes.grid(alpha=0.3)
-        axes.legend()
-        for suffix in ("png", "svg"):
-            files.append(output / f"{axis}.{suffix}")
-            figure.savefig(files[-1], dpi=120)
-    return files
-
-
-def table(result: Mapping[str, Any]) -> str:
-    """The comparison in Markdown."""
-
-    def cell(interval: Mapping[str, float | None]) -> str:
-        value, low, high = (interval[part] for part in ("value", "low", "high"))
-        shown = ["never" if part is None else f"{part:.3f}" for part in (value, low, high)]
-        return f"{shown[0]} [{shown[1]}, {shown[2]}]"
-
-    baseline, label = result["baseline"], result["score"]
-    lines = [
-        f"| | {label} after | p against {baseline} | time to its best | images to its best | collapsed | drift |",
-        "|---" * 7 + "|",
-    ]
-    for arm, found in result["arms"].items():
-        p_value = result["p_values"].get(arm, {}).get(label)
-        lines.append(
-            f"| {arm} | {cell(found['after'])} | {'' if p_value is None else f'{p_value:.3f}'} "
-            f"| {cell(found['time_ratio']['seconds'])} | {cell(found['time_ratio']['images'])} "
-            f"| {sum(found['collapsed'])} of {len(found['collapsed'])} | {found['drift']['to_reference']:.4f} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
 def report(runs: Sequence[Run], baseline: str, output: Path, score: str | None = None) -> dict[str, Any]:
     """Write comparison.json, comparison.md and the figures."""
     result = analyse([run.record() for run in runs if run.finished], baseline, score)
     write_atomic(output / "comparison.json", json.dumps(result, indent=2) + "\n")
     write_atomic(output / "comparison.md", table(result))
-    draw(result, output)
+    for axis in AXES:
+        draw_figure({"": result}, axis, output / axis)
     return result

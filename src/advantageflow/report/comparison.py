@@ -1,0 +1,143 @@
+"""Comparisons as tables and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from advantageflow.record import Record
+from advantageflow.statistics import bootstrap_band, interpolate_curves
+
+AXES = {"seconds": "training time (s)", "images": "images generated", "steps": "optimizer steps"}
+SIGNS = ("positive", "negative")
+
+
+def cell(interval: Mapping[str, float | None], digits: int = 3) -> str:
+    """An interval as "value [low, high]"; None is "never"."""
+    value, low, high = (interval[part] for part in ("value", "low", "high"))
+    shown = ["never" if part is None else f"{part:.{digits}f}" for part in (value, low, high)]
+    return f"{shown[0]} [{shown[1]}, {shown[2]}]"
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """A comparison in Markdown: one row per arm, and one per arm and task."""
+    baseline, score = result["baseline"], result["score"]
+    lines = [
+        f"| | seeds | {score} before | after | p against {baseline} | time to its best | images to its best "
+        "| collapsed | drift | diversity | seconds per iteration | peak GiB |",
+        "|---" * 12 + "|",
+    ]
+    for arm, found in result["arms"].items():
+        drift, cost = found["drift"], found["cost"]
+        memory = cost["peak_memory"]
+        cells = [
+            arm,
+            str(len(found["seeds"])),
+            f"{found['before']:.3f}",
+            cell(found["after"]),
+            _p_value(result, arm, score),
+            cell(found["time_ratio"]["seconds"], 2),
+            cell(found["time_ratio"]["images"], 2),
+            f"{sum(found['collapsed'])} of {len(found['collapsed'])}",
+            f"{drift['to_reference']:.4f}",
+            f"{drift['diversity_first']:.2f} → {drift['diversity_last']:.2f}",
+            f"{sum(cost[stage] for stage in ('sampling', 'scoring', 'learning')):.1f}",
+            "" if memory is None else f"{memory / 2**30:.2f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    tasks = list(next(iter(result["arms"].values()))["tasks"])
+    if len(tasks) > 1:
+        lines += ["", f"By task (first score of the recipe), after; in brackets p against {baseline}:", ""]
+        lines += [f"| | {' | '.join(tasks)} |", "|---" * (1 + len(tasks)) + "|"]
+        for arm, found in result["arms"].items():
+            values = [f"{found['tasks'][task]['value']:.3f} ({_p_value(result, arm, task) or '-'})" for task in tasks]
+            lines.append(f"| {arm} | {' | '.join(values)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _p_value(result: Mapping[str, Any], arm: str, score: str) -> str:
+    value = result["p_values"].get(arm, {}).get(score)
+    return "" if value is None else f"{value:.3f}"
+
+
+def draw_figure(results: Mapping[str, Mapping[str, Any]], axis: str, file: Path) -> None:
+    """Mean curves with 95 % bands over seeds, one panel per title; `file` without its ending, as PNG and SVG."""
+    figure = Figure(figsize=(1.5 + 5 * len(results), 4.4), layout="constrained")
+    panels = figure.subplots(1, len(results), squeeze=False)[0]
+    for panel, (title, result) in zip(panels, results.items(), strict=True):
+        for color, (arm, found) in enumerate(result["arms"].items()):
+            curves = found["curves"][axis]
+            grid = np.linspace(0, min(places[-1] for places, _ in curves), 100)
+            _band(panel, grid, interpolate_curves(curves, grid), color, f"{arm} ({len(curves)} seeds)")
+        panel.set_title(title)
+        panel.set_xlabel(AXES[axis])
+        panel.set_ylabel(f"held-out {result['score']}")
+        panel.legend(fontsize=8)
+    _save(figure, file)
+
+
+def draw_rates(result: Mapping[str, Any], methods: Iterable[str], rates: Sequence[float], file: Path) -> None:
+    """Last held-out score against the learning rate, one line per method; arms are labelled "method, rate"."""
+    figure = Figure(figsize=(6.5, 4.4), layout="constrained")
+    panel = figure.subplots()
+    for method in methods:
+        points = [(rate, result["arms"].get(f"{method}, {rate:g}")) for rate in rates]
+        known = [(rate, found["after"]["value"]) for rate, found in points if found is not None]
+        panel.plot([rate for rate, _ in known], [score for _, score in known], "o-", label=method)
+    before = next(iter(result["arms"].values()))["before"]
+    panel.axhline(before, color="grey", linestyle=":", label="base model")
+    panel.set_xscale("log")
+    panel.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    panel.set_xticks([], minor=True)
+    panel.set_xlabel("learning rate")
+    panel.set_ylabel(f"held-out {result['score']} after the run")
+    panel.grid(alpha=0.3)
+    panel.legend()
+    _save(figure, file)
+
+
+def draw_stability(records: Mapping[str, Sequence[Record]], file: Path) -> None:
+    """Reward, drift, gradient norm, and every term of the loss by the sign of the advantage: means and 95 % bands."""
+    panels = {
+        "reward/mean": "training reward",
+        "distance/to_reference": "distance to the base model, ‖v - v_ref‖²",
+        "grad_norm": "gradient norm",
+        "loss/positive_advantage": "loss, A > 0",
+        "loss/data/positive_advantage": "data term, A > 0",
+        "loss/rollout/positive_advantage": "rollout term, A > 0",
+        "loss/negative_advantage": "loss, A < 0",
+        "loss/data/negative_advantage": "data term, A < 0",
+        "loss/rollout/negative_advantage": "rollout term, A < 0",
+    }
+    figure = Figure(figsize=(13, 10), layout="constrained")
+    for panel, (name, title) in zip(figure.subplots(3, 3).flatten(), panels.items(), strict=True):
+        for color, (arm, found) in enumerate(records.items()):
+            rows = [[np.nan if value is None else value for value in record.metrics[name]] for record in found]
+            if rows:
+                length = min(map(len, rows))
+                values = np.array([row[:length] for row in rows])
+                _band(panel, np.arange(1, length + 1), values, color, arm)
+        panel.set_title(title)
+        panel.set_xlabel("iteration")
+        if name in ("distance/to_reference", "grad_norm"):
+            panel.set_yscale("log")
+    figure.axes[0].legend()
+    _save(figure, file)
+
+
+def _band(panel: Axes, places: np.ndarray, values: np.ndarray, color: int, label: str) -> None:
+    """The mean of `values` [seeds, places] with its 95 % interval."""
+    panel.plot(places, values.mean(0), color=f"C{color}", label=label)
+    if len(values) > 1:
+        panel.fill_between(places, *bootstrap_band(values), color=f"C{color}", alpha=0.2, linewidth=0)
+    panel.grid(alpha=0.3)
+
+
+def _save(figure: Figure, file: Path) -> None:
+    for ending in (".png", ".svg"):
+        figure.savefig(file.with_name(file.name + ending), dpi=110)
