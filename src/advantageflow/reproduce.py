@@ -182,7 +182,7 @@ class Study:
         """Bring a run to its end, keep its record, and score a multi-reward policy by the verifier (Table 1)."""
         file = self.file(recipe, run.arm.label, run.seed)
         if not file.exists():
-            finish(run, recipe, [*run.arm.changes, *self.changes], threads)
+            finish(run, recipe, self.changes, threads)
             run.record().save(file)
         if recipe == MULTI.recipe:
             self.score(f"scenes+{run.folder / 'lora'}", f"{slug(run.arm.label)}-{run.seed}")
@@ -237,6 +237,7 @@ def table1(study: Study) -> dict[str, dict[str, dict[str, list[float]]]]:
 
 def report(study: Study, names: Sequence[str]) -> list[str]:
     """Write each figure's numbers, tables and pictures from the records there are; returns the figures with any."""
+    from advantageflow.claims import claims_table, table1_markdown
     from advantageflow.report.comparison import draw_figure, draw_rates, draw_stability, table
 
     written = []
@@ -249,6 +250,8 @@ def report(study: Study, names: Sequence[str]) -> list[str]:
         write_atomic(study.results / f"{name}.json", json.dumps(finished, indent=1) + "\n")
         titles = {panel.name: panel.title for panel in FIGURES[name]}
         text = "\n".join(f"### {titles[panel]}\n\n{table(result)}" for panel, result in finished.items())
+        if name == "table1":
+            text = table1_markdown(study)
         write_atomic(study.results / f"{name}.md", text)
         shown = {titles[panel]: result for panel, result in finished.items()}
         if name == "search":
@@ -259,6 +262,7 @@ def report(study: Study, names: Sequence[str]) -> list[str]:
             by_arm = {label: [r for r in study.records(FIGURES[name][0]) if r.label == label] for label in
                       (AF, gamma_arm(0), gamma_arm(0.2))}  # fmt: skip
             draw_stability(by_arm, study.results / "stability")
+    write_atomic(study.results / "claims.md", claims_table(study))
     return written
 
 

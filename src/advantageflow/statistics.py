@@ -64,6 +64,14 @@ def paired_p_value(first: Sequence[float], second: Sequence[float]) -> float:
     return float(stats.ttest_1samp(differences, 0.0).pvalue)
 
 
+def paired_difference(first: Sequence[float], second: Sequence[float]) -> Interval:
+    """The mean of first - second across seeds with its t-interval, which is honest for few seeds, too."""
+    differences = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
+    mean, count = float(differences.mean()), len(differences)
+    half = float(stats.t.ppf(0.975, count - 1) * differences.std(ddof=1) / np.sqrt(count))
+    return Interval(mean, mean - half, mean + half)
+
+
 def holm(p_values: dict[str, float]) -> dict[str, float]:
     """P-values corrected for their number (Holm, 1979): each is at most what Bonferroni gives."""
     corrected: dict[str, float] = {}

@@ -1,0 +1,181 @@
+"""What the paper claims, held against the records of `advantageflow reproduce`; the verdicts follow fixed rules.
+
+A method is *faster* by the images it needs to reach the best held-out score of DiffusionNFT, as a share of those that
+DiffusionNFT needs itself: "reproduced" if that is at most the paper's share and its interval ends below 1; "different
+here" if only the latter holds; "not shown" if the interval holds 1; else "not reproduced". One method is *better* than
+another by the last held-out score, seed by seed: "reproduced" if the 95 % interval of the mean difference lies above 0,
+"not reproduced" if below, else "not shown". Two are *alike* if that interval lies within ±0.05.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from advantageflow.compare import analyse
+from advantageflow.report.comparison import cell
+from advantageflow.reproduce import (
+    AF,
+    AF_A,
+    CLIP,
+    FIGURES,
+    GRPO,
+    GUIDANCE,
+    NFT,
+    PREFERENCE,
+    SCENES,
+    WORDS,
+    Panel,
+    Study,
+    gamma_arm,
+    table1,
+)
+from advantageflow.statistics import Interval, paired_difference
+
+REPRODUCED, DIFFERENT, NOT_SHOWN, NOT_REPRODUCED = "reproduced", "different here", "not shown", "not reproduced"
+PENDING = "not run yet"
+MARGIN = 0.05  # scores that differ by less are alike
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was measured, and the verdict."""
+
+    measured: str
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    figure: str
+    text: str
+    check: Callable[[Study], Finding | None]
+
+
+def faster(panel: Panel, arm: str, share: float, study: Study) -> Finding | None:
+    records = [record for record in study.records(panel) if record.label in (arm, NFT)]
+    if {record.label for record in records if not record.diverged} != {arm, NFT}:
+        return None
+    ratios = analyse(records, NFT, panel.score)["arms"][arm]["time_ratio"]
+    value, low, high = (ratios["images"][part] for part in ("value", "low", "high"))
+    if value is not None and high is not None and high < 1:
+        verdict = REPRODUCED if value <= share else DIFFERENT
+    elif low is not None and low < 1:
+        verdict = NOT_SHOWN
+    else:
+        verdict = NOT_REPRODUCED
+    shares = f"{cell(ratios['images'], 2)} of the images, {cell(ratios['seconds'], 2)} of the time"
+    return Finding(f"{panel.title}: {arm} needs {shares}", verdict)
+
+
+def better(panel: Panel, arm: str, other: str, study: Study) -> Finding | None:
+    return _verdict(_difference(panel, arm, other, study), f"{panel.title}: {arm} - {other}")
+
+
+def alike(panel: Panel, arm: str, other: str, study: Study) -> Finding | None:
+    found = _difference(panel, arm, other, study)
+    if found is None:
+        return None
+    within = found.low >= -MARGIN and found.high <= MARGIN
+    apart = found.low > 0 or found.high < 0
+    verdict = REPRODUCED if within else NOT_REPRODUCED if apart else NOT_SHOWN
+    return Finding(f"{panel.title}: {arm} - {other}: {_signed(found)}", verdict)
+
+
+def better_in_table(arm: str, other: str, guidance: float, study: Study) -> Finding | None:
+    rows = table1(study)[f"{guidance:g}"]
+    if arm not in rows or other not in rows:
+        return None
+    ours, theirs = rows[arm]["overall"], rows[other]["overall"]
+    theirs = theirs * len(ours) if other == "base" else theirs
+    with_guidance = "without guidance" if guidance == 1 else f"guidance {guidance:g}"
+    if min(len(ours), len(theirs)) < 2:
+        return None
+    return _verdict(paired_difference(ours, theirs[: len(ours)]), f"{with_guidance}: {arm} - {other}")
+
+
+def _difference(panel: Panel, arm: str, other: str, study: Study) -> Interval | None:
+    """Of the last scores; a run that diverged counts with the last that was made."""
+    last: dict[str, dict[int, float]] = {arm: {}, other: {}}
+    for record in study.records(panel):
+        if record.label in last and record.evaluations:
+            last[record.label][record.seed] = record.after[panel.score]
+    seeds = sorted(set(last[arm]) & set(last[other]))
+    if len(seeds) < 2:
+        return None
+    return paired_difference([last[arm][seed] for seed in seeds], [last[other][seed] for seed in seeds])
+
+
+def _verdict(difference: Interval | None, text: str) -> Finding | None:
+    if difference is None:
+        return None
+    verdict = REPRODUCED if difference.low > 0 else NOT_REPRODUCED if difference.high < 0 else NOT_SHOWN
+    return Finding(f"{text}: {_signed(difference)}", verdict)
+
+
+def _signed(interval: Interval) -> str:
+    return f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+
+
+def _claims() -> list[Claim]:
+    multi, clip_part, preference_part = FIGURES["fig3a"]
+    gamma, recentred = FIGURES["fig3b"]
+    (weak,), (large,) = FIGURES["fig3c"], FIGURES["fig5"]
+    claims = []
+    for panel in (SCENES, PREFERENCE, CLIP, WORDS):
+        for arm in (AF_A, AF):
+            text = f"{arm} reaches DiffusionNFT's best in half of the time"
+            claims.append(Claim("2", text, partial(faster, panel, arm, 0.5)))
+        claims.append(Claim("2", "AdvantageFlow(1.1) is slightly better than (1-A)", partial(better, panel, AF, AF_A)))
+        text = "Flow-GRPO is behind DiffusionNFT" + (" (not on OCR)" if panel is WORDS else "")
+        claims.append(Claim("2", text, partial(better, panel, NFT, GRPO)))
+    for arm in (AF_A, AF):
+        text = f"{arm} on the sum of rewards reaches DiffusionNFT's best in less than half of the time"
+        claims += [Claim("3a", text, partial(faster, panel, arm, 0.5)) for panel in (multi, clip_part, preference_part)]
+    claims += [
+        Claim("3b", "too small a γ is unstable", partial(better, gamma, AF, gamma_arm(0.2))),
+        Claim("3b", "too large a γ is slow", partial(better, gamma, AF, gamma_arm(5))),
+        Claim("-", "without the rollout term learning is unstable", partial(better, gamma, AF, gamma_arm(0))),
+        Claim("-", "re-centring advantages after clipping helps (a remedy, not the paper's)",
+              partial(better, recentred, "AdvantageFlow(1.1), re-centred", AF)),
+        Claim("3c", "AdvantageFlow(0.01-0.1A) is as good as DiffusionNFT at β = 0.1",
+              partial(alike, weak, "AdvantageFlow(0.01-0.1A)", "DiffusionNFT(β=0.1)")),
+        Claim("3c", "AdvantageFlow(0.01-0.1A) is above Flow-GRPO",
+              partial(better, weak, "AdvantageFlow(0.01-0.1A)", GRPO)),
+        Claim("3c", "DiffusionNFT at β = 0.1 is above Flow-GRPO", partial(better, weak, "DiffusionNFT(β=0.1)", GRPO)),
+    ]  # fmt: skip
+    for arm in (AF_A, AF):
+        text = f"with four times the images {arm} reaches DiffusionNFT's best in less than a third of the time"
+        claims.append(Claim("5", text, partial(faster, large, arm, 1 / 3)))
+    for guidance in (1.0, GUIDANCE):
+        claims += [
+            Claim("Table 1", f"{arm} beats {other} on a score it was not trained on",
+                  partial(better_in_table, arm, other, guidance))
+            for arm, other in ((NFT, "base"), (AF_A, NFT), (AF, NFT), (AF, AF_A))
+        ]  # fmt: skip
+    return claims
+
+
+CLAIMS = _claims()
+
+
+def claims_table(study: Study) -> str:
+    """Every claim with what was measured and the verdict, in Markdown."""
+    lines = ["| figure | the paper's claim | here | verdict |", "|---|---|---|---|"]
+    for claim in CLAIMS:
+        finding = claim.check(study) or Finding("", PENDING)
+        lines.append(f"| {claim.figure} | {claim.text} | {finding.measured} | {finding.verdict} |")
+    return "\n".join(lines) + "\n"
+
+
+def table1_markdown(study: Study) -> str:
+    """Table 1: strict scores by task, means over seeds, without and with guidance."""
+    found = table1(study)
+    tasks = list(next((rows for arms in found.values() for rows in arms.values()), {}))
+    lines = [f"| | {' | '.join(tasks)} |", "|---" * (1 + len(tasks)) + "|"]
+    for guidance, arms in found.items():
+        for arm, rows in arms.items():
+            name = f"{arm}, " + ("no guidance" if guidance == "1" else f"guidance {guidance}")
+            lines.append(f"| {name} | {' | '.join(f'{sum(rows[t]) / len(rows[t]):.3f}' for t in tasks)} |")
+    return "\n".join(lines) + "\n"

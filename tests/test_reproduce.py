@@ -1,0 +1,203 @@
+"""The paper's experiments: what is run, what is kept of a run, and what is concluded from known results."""
+
+import json
+from pathlib import Path
+
+import pytest
+from test_cli import SMALL, run
+from test_compare import write_run
+
+from advantageflow.claims import (
+    CLAIMS,
+    DIFFERENT,
+    NOT_REPRODUCED,
+    NOT_SHOWN,
+    PENDING,
+    REPRODUCED,
+    alike,
+    better,
+    better_in_table,
+    claims_table,
+    faster,
+)
+from advantageflow.compare import analyse
+from advantageflow.config import ConfigError, load_config
+from advantageflow.record import Record, read_run
+from advantageflow.reproduce import (
+    AF,
+    ARMS,
+    FIGURES,
+    GUIDANCE,
+    LEARNING_RATES,
+    MULTI,
+    NFT,
+    QUICK,
+    SCENES,
+    SEARCH,
+    SEARCHED_RATES,
+    Panel,
+    Study,
+    best_rates,
+    figures,
+    report,
+)
+
+
+def test_a_record_says_what_the_run_s_folder_says(tmp_path):
+    here = write_run(tmp_path, "slow", 0, [0.2, 0.25, 0.3, 0.4])
+    record = here.record()
+    record.save(tmp_path / "kept" / "slow-0.json")
+    again = Record.load(tmp_path / "kept" / "slow-0.json")
+    assert again == record
+    assert (again.before["strict"], again.after["strict"]) == (0.2, 0.4)
+    assert again.curve("strict", "images") == ([0, 10, 20, 30], [0.2, 0.25, 0.3, 0.4])
+    assert again.iterations == 3
+
+
+def test_a_diverged_run_is_recorded_too(tmp_path):
+    here = write_run(tmp_path, "bad", 1, [0.2, 0.1, 0.1], diverged=True)
+    record = read_run(here.folder, "bad", 1, diverged=True)
+    assert record.diverged
+    assert record.after["strict"] == 0.1
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_arm_of_every_figure_is_a_valid_recipe(name):
+    for panel in FIGURES[name]:
+        assert panel.baseline in panel.arms
+        for label in panel.arms:
+            config = load_config(panel.recipe, [*ARMS[label], *QUICK])
+            assert panel.score in config.evaluation.rewards
+            assert config.advantage.recenter == ("re-centred" in label)  # eq. 6 as it is printed
+
+
+def test_no_policy_is_trained_on_what_table_1_measures():
+    config = load_config(MULTI.recipe)
+    assert not [name for name in config.reward_weights if name in ("scenes_strict", "scenes_graded")]
+    assert config.evaluation.rewards["strict"] == "scenes_strict"
+
+
+def test_the_search_gives_every_method_as_many_tries_on_a_seed_of_its_own():
+    assert len(SEARCH.arms) == len(LEARNING_RATES) * len(SEARCHED_RATES)
+    used = {seed for name, panels in FIGURES.items() if name != "search" for panel in panels for seed in panel.seeds}
+    assert not used & set(SEARCH.seeds)
+
+
+def test_figures_share_runs():
+    study = Study(Path("runs"), Path("results"))
+    both = study.plan([*FIGURES["fig2"], *FIGURES["fig3b"]])
+    assert len({entry.folder for entry, _ in both}) == len(both)
+    assert len(both) < len(study.plan(FIGURES["fig2"])) + len(study.plan(FIGURES["fig3b"]))
+    seeds = [entry.seed for entry, _ in both]
+    assert seeds == sorted(seeds)
+    assert figures("all") == list(FIGURES)
+    with pytest.raises(ConfigError, match="unknown figure 'fig9'"):
+        figures("fig9")
+
+
+def known_study(tmp_path, scores):
+    """Records of `scores`: label -> one list of held-out scores per seed."""
+    study = Study(tmp_path / "runs", tmp_path / "results")
+    panel = Panel("known", "known", "paper/known", "strict", tuple(scores), tuple(range(9)))
+    for label, seeds in scores.items():
+        for seed, values in enumerate(seeds):
+            write_run(tmp_path / "folders", label, seed, values).record().save(study.file(panel.recipe, label, seed))
+    return study, panel
+
+
+SLOW = [[0.2 + shift + 0.05 * i for i in range(9)] for shift in (0, 0.01, -0.01)]
+FAST = [[0.2 + shift + 0.1 * i for i in range(9)] for shift in (0, 0.012, -0.01)]
+LITTLE = [[0.2 + shift + 0.06 * i for i in range(9)] for shift in (0, 0.012, -0.01)]
+NOISY = [[0.2 + slope * i for i in range(9)] for slope in (0.07, 0.03, 0.06)]
+
+
+def test_verdicts_of_known_results(tmp_path):
+    study, panel = known_study(tmp_path, {NFT: SLOW, "fast": FAST, "little": LITTLE, "noisy": NOISY})
+    assert faster(panel, "fast", 0.5, study).verdict == REPRODUCED
+    assert "0.50 [0.5" in faster(panel, "fast", 0.5, study).measured
+    assert faster(panel, "little", 0.5, study).verdict == DIFFERENT
+    assert faster(panel, "noisy", 0.5, study).verdict == NOT_SHOWN
+    assert faster(panel, "missing", 0.5, study) is None
+    assert better(panel, "fast", "little", study).verdict == REPRODUCED
+    assert better(panel, "little", "fast", study).verdict == NOT_REPRODUCED
+    assert better(panel, "noisy", NFT, study).verdict == NOT_SHOWN
+    assert alike(panel, NFT, NFT, study).verdict == REPRODUCED
+    assert alike(panel, "fast", NFT, study).verdict == NOT_REPRODUCED
+    assert alike(panel, "noisy", NFT, study).verdict == NOT_SHOWN
+
+
+def test_table_1_compares_policies_seed_by_seed(tmp_path):
+    study = Study(tmp_path, tmp_path / "results")
+
+    def write(name, plain, guided):
+        scores = {f"x, guidance {g}": {"strict": value, "tasks": {"two": value}} for g, value in
+                  (("1", plain), (f"{GUIDANCE:g}", guided))}  # fmt: skip
+        file = study.results / "table1" / f"{name}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"models": scores}))
+
+    write("base", 0.3, 0.6)
+    for seed, shift in enumerate((0.0, 0.01, 0.02)):
+        write(f"DiffusionNFT-{seed}", 0.5 + shift, 0.6 - shift)
+        write(f"AdvantageFlow_1.1-{seed}", 0.6 + 1.1 * shift, 0.6 + 1.1 * shift)
+    assert better_in_table(AF, NFT, 1.0, study).verdict == REPRODUCED
+    assert better_in_table(NFT, "base", 1.0, study).verdict == REPRODUCED
+    assert better_in_table(NFT, "base", GUIDANCE, study).verdict == NOT_SHOWN
+    assert better_in_table("Flow-GRPO", NFT, 1.0, study) is None
+
+
+def test_without_results_every_claim_is_pending(tmp_path):
+    text = claims_table(Study(tmp_path, tmp_path))
+    assert text.count(PENDING) == len(CLAIMS)
+
+
+def test_what_is_kept_agrees_with_what_is_claimed(stored):
+    """The stored search chose the learning rates in use, and the stored figures follow from the stored records."""
+    searched = stored.records(SEARCH)
+    if len(searched) == len(SEARCH.arms):
+        assert dict(best_rates(stored)) == LEARNING_RATES
+    claims = stored.results / "claims.md"
+    if claims.exists():
+        assert claims.read_text() == claims_table(stored)
+
+
+@pytest.fixture
+def stored():
+    return Study(Path("runs"), Path(__file__).parent.parent / "results")
+
+
+def test_reports_are_made_of_records_alone(tmp_path):
+    study = Study(tmp_path / "runs", tmp_path / "results")
+    for label in (AF, NFT):
+        for seed in (0, 1):
+            slow = [0.2 + (0.1 if label == AF else 0.05) * i + 0.01 * seed for i in range(9)]
+            record = write_run(tmp_path / "folders", label, seed, slow).record()
+            renamed = [
+                (done, {"graded": scores["strict"], "tasks": scores["tasks"]}) for done, scores in record.evaluations
+            ]
+            Record(**{**vars(record), "evaluations": renamed}).save(study.file(SCENES.recipe, label, seed))
+    assert report(study, ["fig2", "fig5"]) == ["fig2"]
+    assert "| AdvantageFlow(1.1) | 2 |" in (study.results / "fig2.md").read_text()
+    assert (study.results / "fig2.svg").is_file()
+    assert "AdvantageFlow(1.1) needs 0.5" in (study.results / "claims.md").read_text()
+    content = json.loads((study.results / "fig2.json").read_text())["scenes"]
+    assert content == json.loads(json.dumps(analyse(study.records(SCENES), NFT, "graded")))
+
+
+def test_a_run_becomes_a_record_and_is_not_repeated(tmp_path, tiny_pipeline_folder, monkeypatch):
+    import advantageflow.reproduce as paper
+
+    panel = Panel("small", "small", "paper/scenes", "graded", (AF, NFT), (0,))
+    study = Study(tmp_path / "runs", tmp_path / "results", (f"model.path={tiny_pipeline_folder}", *SMALL,
+                  "evaluation.rewards={graded: scenes_graded}", "run.iterations=1"))  # fmt: skip
+    lines = list(paper.run_all(study, study.plan([panel]), jobs=2, threads=1))
+    assert len(lines) == 2
+    assert {record.label for record in study.records(panel)} == {AF, NFT}
+    monkeypatch.setattr(paper, "finish", lambda *_: pytest.fail("a finished run was started again"))
+    list(paper.run_all(study, study.plan([panel]), jobs=2, threads=1))
+
+
+def test_a_wrong_figure_stops_at_once():
+    result = run("reproduce", "fig1")
+    assert result.returncode == 2
+    assert "unknown figure 'fig1'; allowed: search, fig2" in result.stderr
