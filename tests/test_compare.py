@@ -65,7 +65,7 @@ def write_run(folder, label, seed, scores, seconds_per_iteration=1.0, diverged=F
         rows.append(row)
     (here.folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if diverged:
-        here.folder.with_suffix(".diverged").touch()
+        here.beside(".diverged").touch()
         return here
     ends = {"before": scores[0], "after": scores[-1]}
     summary = {name: {"strict": score, "tasks": {"a": score, "b": score}} for name, score in ends.items()}
@@ -113,6 +113,12 @@ def test_a_method_twice_as_fast_is_reported_so(known, tmp_path):
     for name in ("seconds", "images", "steps"):
         assert (tmp_path / f"{name}.svg").is_file()
         assert (tmp_path / f"{name}.png").is_file()
+
+
+def test_a_diverged_run_says_nothing_of_its_neighbours(tmp_path):
+    """Labels have dots: AdvantageFlow(1.1) and AdvantageFlow(1.5) are files of their own."""
+    write_run(tmp_path, "gamma_1.1", 0, [0.2, 0.1], diverged=True)
+    assert not write_run(tmp_path, "gamma_1.5", 0, [0.2, 0.3]).diverged
 
 
 def test_the_rule_of_collapse(known):

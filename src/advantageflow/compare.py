@@ -113,7 +113,11 @@ class Run:
     @property
     def diverged(self) -> bool:
         """Whether it ended with a loss that is not finite."""
-        return self.folder.with_suffix(".diverged").exists()
+        return self.beside(".diverged").exists()
+
+    def beside(self, ending: str) -> Path:
+        """A file next to the folder."""
+        return self.folder.with_name(self.folder.name + ending)
 
     def rows(self) -> list[dict[str, Any]]:
         """Metrics of the iterations so far."""
@@ -157,13 +161,13 @@ def finish(run: Run, recipe: str, changes: Sequence[str], threads: int) -> None:
         given = [*run.arm.changes, *changes, f"seed={run.seed}", f"run.threads={threads}"]
         arguments = [recipe, *given, "--output", str(run.folder)]
     run.folder.parent.mkdir(parents=True, exist_ok=True)
-    log = run.folder.with_suffix(".log")
+    log = run.beside(".log")
     with log.open("a") as file:
         command = [sys.executable, "-m", "advantageflow", "train", *arguments]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         code = subprocess.run(command, stdout=file, stderr=file, env=environment).returncode
     if code == 1 and "the loss of sample" in log.read_text():
-        run.folder.with_suffix(".diverged").touch()
+        run.beside(".diverged").touch()
     elif code != 0:
         raise ConfigError(f"the run {run.folder} failed with exit code {code}; see {log}")
 

@@ -4,7 +4,8 @@ config.yaml      every value, defaults included
 environment.json versions, commit and machine
 metrics.jsonl    one line per iteration
 curve.png        reward and score against time
-samples/         the same prompts and seeds through training
+samples/         the same prompts and seeds through training: a labelled NNNNNN.png; NNNNNN.webp, the plain images from
+                 left to right, at most 256 pixels high; NNNNNN.json, their prompts, tasks and scores
 checkpoints/     what `--resume` continues from; the latest two are kept
 lora/            the trained adapter, in diffusers' format
 summary.json     held-out scores before and after
@@ -19,13 +20,19 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from PIL import Image
 from torch import Tensor
 
 from advantageflow.checkpoint import load_state, save_state, write_atomic
 from advantageflow.config import Config, ConfigError, check_config, dump_config
 from advantageflow.environment import environment
+from advantageflow.evaluation import Evaluation
+from advantageflow.pictures import to_pil
+from advantageflow.report.grids import labelled_grid
 
 KEPT_CHECKPOINTS = 2
+STRIP_HEIGHT = 256  # pixels
+LOSSLESS_HEIGHT = 128  # pixels; small images stay exact
 
 
 class RunDirectory:
@@ -88,6 +95,22 @@ class RunDirectory:
         rows = [row for row in self.metrics() if row["iteration"] < iterations]
         write_atomic(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
 
+    def write_samples(self, iteration: int, shown: Evaluation) -> None:
+        """Files of samples/; the JSON comes last, so where it is, the pictures are whole."""
+        file = self.samples / f"{iteration:06d}"
+        labelled_grid(shown).save(file.with_suffix(".png"))
+        strip = _strip(shown.images)
+        strip.save(file.with_suffix(".webp"), lossless=strip.height <= LOSSLESS_HEIGHT, quality=90)
+        entries = [
+            {
+                "prompt": prompt,
+                "task": task,
+                "scores": {label: values[i].item() for label, values in shown.by_image.items()},
+            }
+            for i, (prompt, task) in enumerate(zip(shown.prompts, shown.prompt_tasks, strict=True))
+        ]
+        write_atomic(file.with_suffix(".json"), json.dumps(entries, indent=1) + "\n")
+
     def save_checkpoint(
         self, iteration: int, tensors: Mapping[str, Mapping[str, Tensor]], record: dict[str, Any]
     ) -> None:
@@ -104,3 +127,14 @@ class RunDirectory:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         write_atomic(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+
+def _strip(images: Tensor) -> Image.Image:
+    """Images in [0, 1], float32 [batch, 3, height, width], side by side."""
+    pictures = to_pil(images)
+    height = min(pictures[0].height, STRIP_HEIGHT)
+    width = round(pictures[0].width * height / pictures[0].height)
+    strip = Image.new("RGB", (width * len(pictures), height))
+    for i, picture in enumerate(pictures):
+        strip.paste(picture.resize((width, height), Image.Resampling.LANCZOS), (i * width, 0))
+    return strip

@@ -33,7 +33,7 @@ from advantageflow.policy import Policy, Role, average_decay, rollout_decay
 from advantageflow.progress import Display
 from advantageflow.prompts import PromptSet
 from advantageflow.report.curves import draw_curve
-from advantageflow.report.grids import before_and_after, labelled_grid
+from advantageflow.report.grids import before_and_after
 from advantageflow.rewards import Reward
 from advantageflow.rewards.scoring import Scorer
 from advantageflow.rollout import Samples, join, sample_batches
@@ -255,13 +255,14 @@ class Trainer:
                 advance=self.display.advance,
             )
 
-    def _draw_samples(self, role: Role = "average") -> None:
+    def _draw_samples(self, role: Role = "average") -> Evaluation:
         shown = self._evaluate(role, GRID_IMAGES)
-        labelled_grid(shown).save(self.directory.samples / f"{self.iteration:06d}.png")
+        self.directory.write_samples(self.iteration, shown)
+        return shown
 
     def _finish(self) -> dict[str, Any]:
         after = self._evaluate("average").summary()
-        first, last = self._evaluate("reference", GRID_IMAGES), self._evaluate("average", GRID_IMAGES)
+        first, last = self._evaluate("reference", GRID_IMAGES), self._draw_samples()
         before_and_after(first, last).save(self.directory.samples / "before_after.png")
         if self.policy.is_lora:
             self.model.save_lora(self.directory.lora, self.policy.lora_state_dict("average"))
