@@ -105,7 +105,7 @@ def test_a_method_twice_as_fast_is_reported_so(known, tmp_path):
     assert result["arms"]["fast"]["after"]["value"] == pytest.approx(0.9)
     assert result["arms"]["fast"]["stability"]["negative"] == {"mean": pytest.approx(-0.3), "largest": 0.3}
     text = table(result)
-    assert "| fast | 0.900 [" in text
+    assert "| fast | 3 | 0.200 | 0.900 [" in text
     assert "| bad | " in text
     assert "3 of 3" in text
     report(known, "slow", tmp_path)
