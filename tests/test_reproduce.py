@@ -159,6 +159,7 @@ def test_what_is_kept_agrees_with_what_is_claimed(stored):
     claims = stored.results / "claims.md"
     if claims.exists():
         assert claims.read_text() == claims_table(stored)
+        assert claims.read_text() in (stored.results.parent / "docs" / "experiments.md").read_text()
 
 
 @pytest.fixture

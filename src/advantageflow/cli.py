@@ -166,6 +166,7 @@ def _print_summary(console: Console, directory: RunDirectory, summary: dict[str,
     console.print(
         f"pictures: {directory.samples / 'before_after.png'}, {directory.curve}", highlight=False, soft_wrap=True
     )
+    console.print(f"in one page: advantageflow report {directory.path}", highlight=False, soft_wrap=True)
     if directory.lora.exists():
         console.print(f"adapter for diffusers: {directory.lora}", highlight=False, soft_wrap=True)
 
@@ -434,7 +435,9 @@ def compare(
         comparison.finish_all(runs, recipe, given, jobs=jobs, threads=threads)
     result = comparison.report(runs, baseline, output, score or None)
     console.print(Markdown(table(result)))
-    console.print(f"figures and numbers: {output}", highlight=False, soft_wrap=True)
+    console.print(f"figures, numbers and report.html: {output}", highlight=False, soft_wrap=True)
+    if not (output / "report.html").exists():
+        console.print('report.html needs plotly: pip install "advantageflow[report]"', markup=False)
 
 
 @app.command()
@@ -618,6 +621,36 @@ def pretrain_words(
     from advantageflow.words.pretrain import WORDS
 
     _pretrain(WORDS, output, autoencoder_steps, flow_steps, pictures, seed, threads)
+
+
+RewardSteps = Annotated[int, typer.Option(min=1, help="Optimizer steps.")]
+RewardOutput = Annotated[Path, typer.Option(help="Folder for checkpoints and weights; run again to continue.")]
+
+
+@pretrain_app.command("scenes-clip")
+def pretrain_scenes_clip(output: RewardOutput, steps: RewardSteps = 600, seed: Seed = 0, threads: Threads = 0) -> None:
+    """Train the reward scenes_clip (minutes on one CPU core)."""
+    import torch
+
+    from advantageflow.scenes.rewards.training import train_clip
+
+    if threads:
+        torch.set_num_threads(threads)
+    train_clip(output, steps=steps, seed=seed)
+
+
+@pretrain_app.command("scenes-preference")
+def pretrain_scenes_preference(
+    output: RewardOutput, steps: RewardSteps = 500, seed: Seed = 0, threads: Threads = 0
+) -> None:
+    """Train the reward scenes_preference (minutes on one CPU core)."""
+    import torch
+
+    from advantageflow.scenes.rewards.training import train_preference
+
+    if threads:
+        torch.set_num_threads(threads)
+    train_preference(output, steps=steps, seed=seed)
 
 
 def _pretrain(

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +26,7 @@ from advantageflow.checkpoint import write_atomic
 from advantageflow.config import Config, ConfigError, load_config
 from advantageflow.record import Record, read_run
 from advantageflow.report.comparison import AXES, SIGNS, draw_figure, table
+from advantageflow.report.html import write_comparison
 from advantageflow.statistics import (
     Interval,
     bootstrap_mean,
@@ -310,10 +312,12 @@ def _interval(interval: Interval) -> dict[str, float | None]:
 
 
 def report(runs: Sequence[Run], baseline: str, output: Path, score: str | None = None) -> dict[str, Any]:
-    """Write comparison.json, comparison.md and the figures."""
+    """Write comparison.json, comparison.md, the figures and, where its libraries are installed, report.html."""
     result = analyse([run.record() for run in runs if run.finished], baseline, score)
     write_atomic(output / "comparison.json", json.dumps(result, indent=2) + "\n")
     write_atomic(output / "comparison.md", table(result))
     for axis in AXES:
         draw_figure({"": result}, axis, output / axis)
+    if find_spec("plotly") and find_spec("jinja2"):
+        write_comparison(result, output / "report.html")
     return result

@@ -17,7 +17,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from PIL import Image
@@ -26,9 +26,10 @@ from torch import Tensor
 from advantageflow.checkpoint import load_state, save_state, write_atomic
 from advantageflow.config import Config, ConfigError, check_config, dump_config
 from advantageflow.environment import environment
-from advantageflow.evaluation import Evaluation
 from advantageflow.pictures import to_pil
-from advantageflow.report.grids import labelled_grid
+
+if TYPE_CHECKING:
+    from advantageflow.evaluation import Evaluation
 
 KEPT_CHECKPOINTS = 2
 STRIP_HEIGHT = 256  # pixels
@@ -96,9 +97,8 @@ class RunDirectory:
         write_atomic(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
 
     def write_samples(self, iteration: int, shown: Evaluation) -> None:
-        """Files of samples/; the JSON comes last, so where it is, the pictures are whole."""
+        """What the report shows of them; the JSON comes last, so where it is, the pictures are whole."""
         file = self.samples / f"{iteration:06d}"
-        labelled_grid(shown).save(file.with_suffix(".png"))
         strip = _strip(shown.images)
         strip.save(file.with_suffix(".webp"), lossless=strip.height <= LOSSLESS_HEIGHT, quality=90)
         entries = [

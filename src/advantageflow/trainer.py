@@ -33,7 +33,7 @@ from advantageflow.policy import Policy, Role, average_decay, rollout_decay
 from advantageflow.progress import Display
 from advantageflow.prompts import PromptSet
 from advantageflow.report.curves import draw_curve
-from advantageflow.report.grids import before_and_after
+from advantageflow.report.grids import before_and_after, labelled_grid
 from advantageflow.rewards import Reward
 from advantageflow.rewards.scoring import Scorer
 from advantageflow.rollout import Samples, join, sample_batches
@@ -257,6 +257,7 @@ class Trainer:
 
     def _draw_samples(self, role: Role = "average") -> Evaluation:
         shown = self._evaluate(role, GRID_IMAGES)
+        labelled_grid(shown).save(self.directory.samples / f"{self.iteration:06d}.png")
         self.directory.write_samples(self.iteration, shown)
         return shown
 

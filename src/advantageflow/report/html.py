@@ -1,0 +1,629 @@
+"""A run, several runs, or a comparison as one HTML file that opens from disk without a network."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import yaml
+from PIL import Image
+
+from advantageflow.checkpoint import write_atomic
+from advantageflow.config import Config, ConfigError, check_config
+from advantageflow.run_directory import LOSSLESS_HEIGHT, RunDirectory
+
+METHODS = {"advantageflow": "AdvantageFlow", "nft": "DiffusionNFT", "flow-grpo": "Flow-GRPO"}
+SIGNS = {"positive": "A > 0", "negative": "A < 0"}
+PICTURE_SETS = 12  # of all runs together: 24 pictures each, and a megabyte at most
+EXTREMES = 6  # worst and best samples shown
+
+Chart = dict[str, Any]  # {"title", "about", "label", "traces"}, for templates/script.js.jinja
+Place = dict[str, float]  # axis -> position; the axes are "seconds", "images" and "steps"
+
+
+@dataclass(frozen=True)
+class Point:
+    """Held-out scores after so many iterations and seconds of training."""
+
+    iteration: int
+    seconds: float
+    scores: dict[str, Any]  # label -> mean score, and "tasks"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A sample: its prompt and scores, and itself as a data URI."""
+
+    prompt: str
+    task: str
+    scores: dict[str, float]
+    source: str
+
+
+@dataclass(frozen=True)
+class ReportedRun:
+    """What a run's folder tells; `points` starts with the base model."""
+
+    name: str
+    config: Config
+    rows: list[dict[str, Any]]
+    points: list[Point]
+    summary: dict[str, Any] | None  # None: not finished
+    environment: dict[str, Any] | None
+    pictures: dict[int, list[Picture]]  # iteration -> samples
+
+    @property
+    def labels(self) -> list[str]:
+        """Of the held-out scores; the first goes by task."""
+        return [label for label in self.points[0].scores if label != "tasks"]
+
+    def place(self, iteration: int, seconds: float) -> Place:
+        """Where a moment is on each axis."""
+        rollout = self.config.rollout
+        return {
+            "seconds": seconds,
+            "images": iteration * rollout.prompts_per_iteration * rollout.images_per_prompt,
+            "steps": iteration * self.config.learn.optimizer_steps,
+        }
+
+
+def write_report(folders: Sequence[Path], output: Path) -> Path:
+    """One or several runs, finished or not, as one HTML file.
+
+    Raises:
+        ConfigError: a folder holds no run, `output` is a folder, or plotly or jinja2 is missing.
+    """
+    library = _plotly()
+    runs = [load_run(folder, name, len(folders)) for folder, name in zip(folders, _names(folders), strict=True)]
+    unit, per_unit = time_unit(max(run.rows[-1]["seconds/training"] for run in runs))
+    page = {
+        "title": f"Report of {_listed([run.name for run in runs])}",
+        "axes": _axes(unit),
+        "runs": runs,
+        "sentences": [sentence(run) for run in runs],
+        "headlines": [headline(run) for run in runs],
+        "score_charts": score_charts(runs, per_unit),
+        "learning_charts": learning_charts(runs, per_unit),
+        "tasks": task_table(runs),
+        "extremes": [extremes(run) for run in runs],
+        "settings": settings_table(runs),
+        "environments": _merged([{"commit": None} | (run.environment or {}) for run in runs]),
+        "costs": _merged([_cost(run.summary) for run in runs]),
+    }
+    return _write("report.html.jinja", page, library, output)
+
+
+def write_comparison(result: Mapping[str, Any], output: Path) -> Path:
+    """What `compare.analyse` found, as one HTML file.
+
+    Args:
+        result: see `compare.analyse`.
+
+    Raises:
+        ConfigError: `output` is a folder, or plotly or jinja2 is missing.
+    """
+    library = _plotly()
+    arms: dict[str, Any] = result["arms"]
+    longest = max(times[-1] for arm in arms.values() for times, _ in arm["curves"]["seconds"])
+    unit, per_unit = time_unit(longest)
+    page = {
+        "title": f"Comparison of {_listed(list(arms))}",
+        "axes": _axes(unit),
+        "sentences": comparison_sentences(result),
+        "chart": comparison_chart(result, per_unit),
+        "arms": arms,
+        "score": result["score"],
+        "baseline": result["baseline"],
+        "p_values": result["p_values"],
+        "scores": list(
+            dict.fromkeys(name for arm in arms.values() for name in arm["scores"] if name != result["score"])
+        ),
+        "tasks": list(dict.fromkeys(task for arm in arms.values() for task in arm["tasks"])),
+    }
+    return _write("comparison.html.jinja", page, library, output)
+
+
+def load_run(folder: Path, name: str, runs: int = 1) -> ReportedRun:
+    """A run's folder.
+
+    Args:
+        name: by which the report calls it.
+        runs: how many runs share the page; the more, the fewer of the steps between its first and last pictures.
+
+    Raises:
+        ConfigError: it holds no run, or not one finished iteration.
+    """
+    file, directory = folder / "config.yaml", RunDirectory(folder)
+    if not file.is_file():
+        raise ConfigError(f"{folder} holds no run: there is no {file}; give folders that `advantageflow train` wrote")
+    rows = directory.metrics()
+    if not rows:
+        raise ConfigError(
+            f"{folder} has no finished iteration to report; continue it with: advantageflow train --resume {folder}"
+        )
+    summary, environment = _read_json(folder / "summary.json"), _read_json(folder / "environment.json")
+    before = summary["before"] if summary else _before(directory)
+    points = [Point(0, 0.0, before)]
+    points += [
+        Point(row["iteration"] + 1, row["seconds/training"], row["evaluation"]) for row in rows if "evaluation" in row
+    ]
+    if summary:
+        points.append(Point(summary["iterations"], summary["seconds"]["training"], summary["after"]))
+    return ReportedRun(
+        name=name,
+        config=check_config(yaml.safe_load(file.read_text())),
+        rows=rows,
+        points=points,
+        summary=summary,
+        environment=environment,
+        pictures=read_pictures(directory.samples, max(2, PICTURE_SETS // runs)),
+    )
+
+
+def _before(directory: RunDirectory) -> dict[str, Any]:
+    """The base model's scores in a run that is not finished."""
+    states = sorted(directory.checkpoints.glob("[0-9]*/state.json"))
+    if not states:
+        raise ConfigError(f"{directory.path} has neither a summary nor a checkpoint; train it again")
+    before: dict[str, Any] = json.loads(states[-1].read_text())["before"]
+    return before
+
+
+def _read_json(file: Path) -> Any:
+    return json.loads(file.read_text()) if file.is_file() else None
+
+
+def read_pictures(samples: Path, most: int) -> dict[int, list[Picture]]:
+    """Iteration -> samples: at most so many iterations, the first and the last among them.
+
+    Empty for runs of versions that did not store what is needed.
+    """
+    files = sorted(samples.glob("[0-9]*.json"), key=lambda file: int(file.stem))
+    return {int(file.stem): _pictures(file) for file in _evenly(files, most)}
+
+
+def _pictures(file: Path) -> list[Picture]:
+    entries = json.loads(file.read_text())
+    with Image.open(file.with_suffix(".webp")) as strip:
+        width = strip.width // len(entries)
+        cells = [strip.crop((i * width, 0, (i + 1) * width, strip.height)) for i in range(len(entries))]
+    return [
+        Picture(entry["prompt"], entry["task"], entry["scores"], data_uri(cell))
+        for entry, cell in zip(entries, cells, strict=True)
+    ]
+
+
+def data_uri(picture: Image.Image) -> str:
+    """A picture as WebP in base64; small ones without loss."""
+    buffer = BytesIO()
+    picture.save(buffer, "WEBP", lossless=picture.height <= LOSSLESS_HEIGHT, quality=80)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _evenly(items: Sequence[Any], most: int) -> list[Any]:
+    """At most so many items, evenly spaced, the first and the last among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Folders' names; their paths where names repeat."""
+    count = Counter(folder.resolve().name for folder in folders)
+    return [name if count[name := folder.resolve().name] == 1 else str(folder) for folder in folders]
+
+
+def sentence(run: ReportedRun) -> str:
+    """What was done and what came of it, in plain English."""
+    config, rewards = run.config, run.config.reward_weights
+    gamma = getattr(config.objective, "gamma", None)
+    method = METHODS[config.objective.name] + (f" (γ = {gamma})" if gamma is not None else "")
+    named = _listed([name + (f" (weight {weight:g})" if len(rewards) > 1 else "") for name, weight in rewards.items()])
+    count, seconds = len(run.rows), run.rows[-1]["seconds/training"]
+    text = (
+        f"{method} trained the model {config.model.path} on the reward{'s' if len(rewards) > 1 else ''} {named} "
+        f"for {_counted(count)} and {duration(seconds)}. "
+    )
+    if len(run.points) == 1:
+        return text + "It has not finished, and was not evaluated on held-out prompts yet."
+    first, last = run.points[0].scores, run.points[-1].scores
+    changes = [f"{label} {_moved(first[label], last[label])}" for label in run.labels]
+    state = "" if run.summary else f"It has not finished; at iteration {run.points[-1].iteration}, "
+    subject = "held-out" if state else "Held-out"
+    return f"{text}{state}{subject} {'; '.join(changes)}."
+
+
+def _counted(iterations: int) -> str:
+    return f"{iterations} iteration{'' if iterations == 1 else 's'}"
+
+
+def _moved(first: float, last: float) -> str:
+    before, after = number(first), number(last)
+    if before == after:
+        return f"stayed at {after}"
+    return f"{'rose' if last > first else 'fell'} from {before} to {after}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def headline(run: ReportedRun) -> dict[str, Any]:
+    """The first held-out score before and after; None where there is no evaluation since."""
+    label = run.labels[0]
+    after = run.points[-1].scores[label] if len(run.points) > 1 else None
+    return {"label": label, "before": run.points[0].scores[label], "after": after}
+
+
+def time_unit(seconds: float) -> tuple[str, float]:
+    """The unit that a time is best told in, and its seconds."""
+    if seconds < 300:
+        return "seconds", 1.0
+    return ("minutes", 60.0) if seconds < 3 * 3600 else ("hours", 3600.0)
+
+
+def duration(seconds: float) -> str:
+    """Such as "5.1 minutes of training"."""
+    unit, per_unit = time_unit(seconds)
+    return f"{seconds / per_unit:.{0 if per_unit == 1 else 1}f} {unit} of training"
+
+
+def number(value: float | None) -> str:
+    """For tables and sentences; "–" where there is none."""
+    value = tidy(value)
+    if value is None:
+        return "–"
+    text = f"{value:.3f}" if value == 0 or 0.01 <= abs(value) < 1000 else f"{value:.3g}"
+    return text.replace("-", "−")
+
+
+def signed(change: float) -> str:
+    """A difference with its sign."""
+    return f"{'−' if change < 0 else '+'}{number(abs(change))}" if change else "±0"
+
+
+def tidy(value: float | None) -> float | None:
+    """Six digits; None for what is not finite, which JSON does not know."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
+
+
+def _axes(unit: str) -> dict[str, str]:
+    return {"seconds": f"training time ({unit})", "images": "images generated", "steps": "optimizer steps"}
+
+
+def _trace(
+    name: str, color: int, places: Iterable[Place], values: Iterable[float | None], per_unit: float, **options: Any
+) -> dict[str, Any]:
+    """A line: its values, and where they are on each axis."""
+    places = list(places)
+    at = {axis: [tidy(place[axis] / (per_unit if axis == "seconds" else 1)) for place in places] for axis in places[0]}
+    return {"name": name, "color": color, "y": [tidy(value) for value in values], "x": at, **options}
+
+
+def _chart(title: str, about: str, traces: Sequence[dict[str, Any]]) -> Chart:
+    """With a description for those who do not see it."""
+    shown = [trace for trace in traces if any(value is not None for value in trace["y"])]
+    ends = []
+    for trace in shown:
+        values = [value for value in trace["y"] if value is not None]
+        ends.append(f"{trace['name']} from {number(values[0])} to {number(values[-1])}")
+    return {"title": title, "about": about, "label": f"Line chart, {title}: {'; '.join(ends)}", "traces": shown}
+
+
+def score_charts(runs: Sequence[ReportedRun], per_unit: float) -> list[Chart]:
+    """Held-out scores, one chart per label, and the training rewards."""
+    charts = []
+    for label in dict.fromkeys(label for run in runs for label in run.labels):
+        traces = [
+            _trace(
+                run.name,
+                color,
+                (run.place(point.iteration, point.seconds) for point in run.points),
+                (point.scores.get(label) for point in run.points),
+                per_unit,
+                markers=True,
+            )
+            for color, run in enumerate(runs)
+        ]
+        charts.append(_chart(f"Held-out {label}", "Mean over held-out prompts, same noise each time.", traces))
+    about = "Mean over an iteration's images, on the training prompts."
+    charts.append(_row_chart(runs, "Training reward", about, "reward/mean", per_unit))
+    single = dict.fromkeys(key for run in runs for key in run.rows[0] if key.count("/") == 2 and key[:7] == "reward/")
+    charts += [_row_chart(runs, f"Training reward: {key.split('/')[1]}", about, key, per_unit) for key in single]
+    return charts
+
+
+def learning_charts(runs: Sequence[ReportedRun], per_unit: float) -> list[Chart]:
+    """Loss by the sign of the advantage, gradient norm, distances and diversity; what no run recorded is left out."""
+    suffix = "/positive_advantage"
+    losses = dict.fromkeys(key.removesuffix(suffix) for run in runs for key in run.rows[0] if key.endswith(suffix))
+    charts = [_sign_chart(runs, name, per_unit) for name in losses]
+    for key, title, about in (
+        ("grad_norm", "Gradient norm", "Before clipping, mean over the iteration's steps."),
+        ("distance/to_rollout", "Distance to the rollout policy", "Mean of ‖v − v_old‖²."),
+        ("distance/to_reference", "Distance to the reference", "Mean of ‖v − v_ref‖²: how far the model has moved."),
+        ("diversity", "Diversity", "Variance of the latents within a prompt's images; a fall to 0 is a collapse."),
+    ):
+        charts.append(_row_chart(runs, title, about, key, per_unit))
+    return [chart for chart in charts if chart["traces"]]
+
+
+def _row_chart(runs: Sequence[ReportedRun], title: str, about: str, key: str, per_unit: float) -> Chart:
+    traces = [
+        _trace(run.name, color, _row_places(run), (row.get(key) for row in run.rows), per_unit)
+        for color, run in enumerate(runs)
+    ]
+    return _chart(title, about, traces)
+
+
+def _sign_chart(runs: Sequence[ReportedRun], name: str, per_unit: float) -> Chart:
+    """A loss over samples with positive and with negative advantage."""
+    traces = [
+        _trace(
+            shown if len(runs) == 1 else f"{run.name}, {shown}",
+            color if len(runs) > 1 else side,
+            _row_places(run),
+            (row.get(f"{name}/{sign}_advantage") for row in run.rows),
+            per_unit,
+            dash=sign == "negative",
+        )
+        for color, run in enumerate(runs)
+        for side, (sign, shown) in enumerate(SIGNS.items())
+    ]
+    term = name.removeprefix("loss").removeprefix("/")
+    title = f"Loss, {term} term, by sign of the advantage" if term else "Loss by sign of the advantage"
+    return _chart(title, "Solid: images better than their group (A > 0). Dashed: worse (A < 0).", traces)
+
+
+def _row_places(run: ReportedRun) -> Iterator[Place]:
+    return (run.place(row["iteration"] + 1, row["seconds/training"]) for row in run.rows)
+
+
+def task_table(runs: Sequence[ReportedRun]) -> list[dict[str, Any]]:
+    """Rows of scores before and after: the first label, its tasks, the other labels.
+
+    Each row is {"name", "is_task", "cells"}, with a cell {"before", "after", "width_before", "width_after"} per run.
+    Widths are percent of 1, or of the largest value of the row's label where that is not a share.
+    """
+    labels = dict.fromkeys(label for run in runs for label in run.labels)
+    tasks = dict.fromkeys(task for run in runs for task in run.points[0].scores["tasks"])
+    first, *others = [_score_row(runs, label, ()) for label in labels]
+    by_task = [_score_row(runs, task, ("tasks",)) for task in tasks] if len(tasks) > 1 else []
+    for rows in ([first, *by_task], *([row] for row in others)):
+        _add_widths(rows)
+    return [first, *by_task, *others]
+
+
+def _score_row(runs: Sequence[ReportedRun], name: str, inside: Sequence[str]) -> dict[str, Any]:
+    def pick(scores: Mapping[str, Any]) -> float | None:
+        for key in inside:
+            scores = scores[key]
+        return scores.get(name)
+
+    cells = [
+        {
+            "before": pick(run.points[0].scores),
+            "after": pick(run.points[-1].scores) if len(run.points) > 1 else None,
+        }
+        for run in runs
+    ]
+    return {"name": name, "is_task": bool(inside), "cells": cells}
+
+
+def _add_widths(rows: Sequence[dict[str, Any]]) -> None:
+    cells = [cell for row in rows for cell in row["cells"]]
+    most = max([1e-12, *(cell[side] or 0 for cell in cells for side in ("before", "after"))])
+    most = 1.0 if 0.05 < most <= 1 else most  # scores between 0 and 1 fill the bar at 1
+    for cell in cells:
+        for side in ("before", "after"):
+            cell[f"width_{side}"] = round(100 * max(cell[side] or 0, 0) / most, 1)
+
+
+def extremes(run: ReportedRun) -> dict[str, list[Picture]]:
+    """The worst and the best of the last samples, by the first score, ties by the next."""
+    if not run.pictures:
+        return {}
+    ordered = sorted(run.pictures[max(run.pictures)], key=lambda picture: tuple(picture.scores.values()))
+    count = min(EXTREMES, len(ordered) // 2)
+    return {"best": ordered[::-1][:count], "worst": ordered[:count]}
+
+
+def settings_table(runs: Sequence[ReportedRun]) -> list[dict[str, Any]]:
+    """Every setting: {"key", "cells", "default"} with one cell {"value", "changed"} per run.
+
+    The defaults are those that a recipe with nothing but the run's method would have; all where methods differ.
+    """
+    flats = [flatten(run.config.model_dump(mode="json")) for run in runs]
+    defaults = [default_settings(run.config) for run in runs]
+    keys = dict.fromkeys(key for flat in flats for key in flat)
+    return [
+        {
+            "key": key,
+            "cells": [
+                {"value": _shown(flat.get(key, ...)), "changed": flat.get(key, ...) != default.get(key, ...)}
+                for flat, default in zip(flats, defaults, strict=True)
+            ],
+            "default": " or ".join(dict.fromkeys(_shown(default[key]) for default in defaults if key in default)),
+        }
+        for key in keys
+    ]
+
+
+def default_settings(config: Config) -> dict[str, Any]:
+    """Flat defaults of the configuration's method; the default method itself is `Config`'s."""
+    default = flatten(check_config({"objective": {"name": config.objective.name}}).model_dump(mode="json"))
+    return default | {"objective.name": Config().objective.name}
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as "section.key"; rewards with their weights or labels stay one value."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict) and key not in ("reward", "rewards"):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _shown(value: Any) -> str:
+    if value is ...:
+        return "–"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_shown(inner)}" for key, inner in value.items())
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+
+
+def _merged(records: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Key -> its value in each record."""
+    keys = dict.fromkeys(key for record in records for key in record)
+    return {key: [_told(record.get(key)) for record in records] for key in keys}
+
+
+def wrappable(text: str) -> Any:
+    """Escaped, and free to break after an underscore, a slash, or a dot between words."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"([_/]|\.(?=[a-z]))", r"\1<wbr>", str(escape(text))))
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return "not recorded" if value is None else str(value)
+
+
+def _cost(summary: Mapping[str, Any] | None) -> dict[str, str]:
+    """Time by stage, and memory."""
+    if summary is None:
+        return {}
+    found = {stage: f"{seconds:.1f} s" for stage, seconds in summary["seconds"].items() if stage != "training"}
+    memory = summary.get("peak_memory")
+    return found | ({"peak memory": gibibytes(memory)} if memory else {})
+
+
+def gibibytes(count: float) -> str:
+    return f"{count / 2**30:.2f} GiB"
+
+
+def comparison_sentences(result: Mapping[str, Any]) -> list[str]:
+    """What was compared and what came of it, in plain English."""
+    arms, baseline, label = result["arms"], result["baseline"], result["score"]
+    counts = sorted({len(arm["seeds"]) for arm in arms.values()})
+    seeds = (
+        f"{counts[0]} seed{'' if counts == [1] else 's'}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
+    )
+    best = max(arms, key=lambda arm: float(arms[arm]["after"]["value"]))
+    after = arms[best]["after"]
+    sentences = [
+        f"{len(arms)} methods were trained with {seeds} each.",
+        f"{best} ended highest, with a held-out {label} of {interval(after)} (mean and 95 % interval).",
+    ]
+    if best != baseline:
+        p_value = result["p_values"].get(best, {}).get(label)
+        tested = "untested, for want of seeds" if p_value is None else f"p\u00a0=\u00a0{p_text(p_value)}"
+        sentences.append(f"The baseline {baseline} ended at {interval(arms[baseline]['after'])} ({tested}).")
+        ratio = arms[best]["time_ratio"]["seconds"]
+        if ratio["value"] is not None:
+            sentences.append(f"{best} reached {baseline}'s best in {interval(ratio, 2)} of the time {baseline} took.")
+    else:
+        sentences.append("It is the baseline: no other method ended above it.")
+    collapsed = {arm: sum(found["collapsed"]) for arm, found in arms.items() if any(found["collapsed"])}
+    if collapsed:
+        told = _listed([f"{count} of {len(arms[arm]['collapsed'])} runs of {arm}" for arm, count in collapsed.items()])
+        sentences.append(f"Collapsed: {told}.")
+    return sentences
+
+
+def interval(found: Mapping[str, float | None], digits: int = 3) -> str:
+    """Such as "0.694 [0.650, 0.721]"; "never" is a time that does not come."""
+    value, low, high = (
+        "never" if found[part] is None else f"{found[part]:.{digits}f}" for part in ("value", "low", "high")
+    )
+    return value if value == low == high else f"{value} [{low}, {high}]"
+
+
+def p_text(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def comparison_chart(result: Mapping[str, Any], per_unit: float) -> Chart:
+    """Mean held-out scores over seeds with their pointwise 95 % intervals."""
+    import numpy as np
+
+    from advantageflow.statistics import bootstrap_band, interpolate_curves
+
+    traces = []
+    for color, (arm, found) in enumerate(result["arms"].items()):
+        x: dict[str, list[float | None]] = {}
+        y: dict[str, list[float | None]] = {}
+        edge: dict[str, list[float | None]] = {}
+        for axis, curves in found["curves"].items():
+            grid = np.linspace(0, min(times[-1] for times, _ in curves), 100)
+            scores = interpolate_curves(curves, grid)
+            low, high = bootstrap_band(scores)
+            x[axis] = [tidy(place / (per_unit if axis == "seconds" else 1)) for place in grid.tolist()]
+            y[axis] = [tidy(value) for value in scores.mean(0).tolist()]
+            edge[axis] = [tidy(value) for value in [*high.tolist(), *low.tolist()[::-1]]]
+        if len(found["seeds"]) > 1:
+            around = {axis: [*places, *places[::-1]] for axis, places in x.items()}
+            traces.append({"name": arm, "color": color, "x": around, "y": edge, "band": True})
+        traces.append({"name": arm, "color": color, "x": x, "y": y})
+    ends = [f"{arm} ends at {interval(found['after'])}" for arm, found in result["arms"].items()]
+    return {
+        "title": f"Held-out {result['score']}",
+        "about": "Mean over seeds, with the pointwise 95 % bootstrap interval as a band.",
+        "label": f"Line chart of mean held-out {result['score']}: {'; '.join(ends)}",
+        "traces": traces,
+    }
+
+
+def _plotly() -> str:
+    """The text of plotly.js.
+
+    Raises:
+        ConfigError: plotly or jinja2 is missing.
+    """
+    try:
+        import jinja2  # noqa: F401
+        from plotly.offline import get_plotlyjs
+    except ImportError as error:
+        missing = (error.name or "plotly").partition(".")[0]
+        raise ConfigError(f'a report needs {missing}; install with: pip install "advantageflow[report]"') from error
+    text: str = get_plotlyjs()
+    return text
+
+
+def _write(template: str, page: Mapping[str, Any], library: str, output: Path) -> Path:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    if output.is_dir():
+        raise ConfigError(f"{output} is a folder; give a file, such as {output / 'report.html'}")
+    environment = Environment(
+        loader=PackageLoader("advantageflow.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.policies["json.dumps_kwargs"] = {}  # or keys would be sorted
+    environment.filters |= {
+        "number": number,
+        "signed": signed,
+        "interval": interval,
+        "p_text": p_text,
+        "gibibytes": gibibytes,
+        "wrappable": wrappable,
+    }
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(output, environment.get_template(template).render(page, library=Markup(library)))
+    return output
