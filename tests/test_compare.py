@@ -113,6 +113,7 @@ def test_a_method_twice_as_fast_is_reported_so(known, tmp_path):
     for name in ("seconds", "images", "steps"):
         assert (tmp_path / f"{name}.svg").is_file()
         assert (tmp_path / f"{name}.png").is_file()
+    assert "<title>" in (tmp_path / "report.html").read_text()[:2000]
 
 
 def test_a_diverged_run_says_nothing_of_its_neighbours(tmp_path):

@@ -10,6 +10,7 @@ from advantageflow.statistics import (
     bootstrap_mean,
     holm,
     interpolate_curves,
+    paired_difference,
     paired_p_value,
     time_ratio,
     time_to_reach,
@@ -57,6 +58,13 @@ def test_the_paired_test_finds_what_is_there_and_little_else():
     power = np.mean([paired_p_value(rng.normal(2, 1, size=5), np.zeros(5)) < 0.05 for _ in range(500)])
     expected = 1 - stats.nct.cdf(stats.t.ppf(0.975, 4), 4, 2 * np.sqrt(5))
     assert power == pytest.approx(expected, abs=0.05)
+
+
+def test_the_paired_difference_has_scipys_interval():
+    first, second = np.random.default_rng(0).normal(size=(2, 5))
+    ours, theirs = paired_difference(first, second), stats.ttest_rel(first, second).confidence_interval()
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
+    assert ours.value == pytest.approx((first - second).mean())
 
 
 def test_holm():

@@ -52,6 +52,12 @@ _HERE = "advantageflow.rewards"
 BUILT_IN = {
     "scenes_graded": BuiltIn(f"{_HERE}.scenes:graded", "how much of a drawn scene is right, 0 to 1"),
     "scenes_strict": BuiltIn(f"{_HERE}.scenes:strict", "whether a drawn scene is exactly right, 0 or 1"),
+    "scenes_clip": BuiltIn(
+        "advantageflow.scenes.rewards.clip:SceneCLIP", "learned likeness of a drawn scene and its prompt, -1 to 1"
+    ),
+    "scenes_preference": BuiltIn(
+        "advantageflow.scenes.rewards.preference:ScenePreference", "learned taste in drawn scenes, about 0 to 1"
+    ),
     "pickscore": BuiltIn(
         f"{_HERE}.pickscore:PickScore",
         "human preference, about 0.8 to 0.9",
