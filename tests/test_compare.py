@@ -26,15 +26,29 @@ from advantageflow.config import ConfigError, load_config
 
 
 def test_arms_are_all_combinations():
-    arms = parse_arms(["objective=advantageflow-1.1,advantageflow-1-A,nft,flow-grpo", "learn.t_draws=1,4"])
+    arms = parse_arms(["objective=advantageflow-1.1,advantageflow-1-A,nft,flow-grpo", "learn.t_draws=1,4"], "scenes")
     assert len(arms) == 8
-    assert arms[0] == Arm("advantageflow-1.1, 1", ("objective=advantageflow", "objective.gamma=1.1", "learn.t_draws=1"))
+    assert arms[0] == Arm(
+        "advantageflow-1.1, 1", "scenes", ("objective=advantageflow", "objective.gamma=1.1", "learn.t_draws=1")
+    )
     assert arms[2].changes[1] == "objective.gamma=1-A"
     for arm in arms:
         load_config("scenes", list(arm.changes))
     for wrong in ("objective", "objective=nft,", "objective=nft,nft"):
         with pytest.raises(ConfigError, match="--vary"):
-            parse_arms([wrong])
+            parse_arms([wrong], "scenes")
+
+
+def test_arms_may_be_recipes():
+    """So that each method comes with the settings that suit it; a budget in images means the same for all."""
+    arms = parse_arms(["recipe=scenes,scenes-flow-grpo", "learn.t_draws=2,4"], "scenes-nft")
+    assert arms[3] == Arm("scenes-flow-grpo, 4", "scenes-flow-grpo", ("learn.t_draws=4",))
+    assert parse_arms(["learn.t_draws=2"], "scenes-nft")[0].recipe == "scenes-nft"
+
+
+def test_a_budget_in_images_fits_each_recipe(tmp_path):
+    runs = plan_runs(parse_arms(["recipe=scenes,paper/large"], "scenes"), 1, "1536images", [], tmp_path)
+    assert [run.changes for run in runs] == [("run.iterations=8",), ("run.iterations=2",)]
 
 
 def test_budgets():
@@ -48,7 +62,7 @@ def test_budgets():
 
 def write_run(folder, label, seed, scores, seconds_per_iteration=1.0, diverged=False):
     """A run as training leaves it: held-out scores, evaluated at every iteration but the last."""
-    here = Run(Arm(label, ()), seed, folder / f"{label}-{seed}")
+    here = Run(Arm(label, "scenes"), seed, folder / f"{label}-{seed}")
     here.folder.mkdir(parents=True)
     (here.folder / "config.yaml").write_text(
         "rollout: {prompts_per_iteration: 2, images_per_prompt: 5}\nlearn: {optimizer_steps: 1}\n"
@@ -127,14 +141,14 @@ def test_the_rule_of_collapse(known):
 
 
 def test_a_folder_belongs_to_one_comparison(tmp_path):
-    arms = parse_arms(["objective=advantageflow,nft"])
-    runs = plan_runs("scenes", arms, 2, "10iterations", [], tmp_path)
+    arms = parse_arms(["objective=advantageflow,nft"], "scenes")
+    runs = plan_runs(arms, 2, "10iterations", [], tmp_path)
     assert [(run.arm.label, run.seed) for run in runs] == [
         ("advantageflow", 0), ("nft", 0), ("advantageflow", 1), ("nft", 1),
     ]  # fmt: skip
-    plan_runs("scenes", arms, 5, "10iterations", [], tmp_path)  # more seeds may be added
+    plan_runs(arms, 5, "10iterations", [], tmp_path)  # more seeds may be added
     with pytest.raises(ConfigError, match="holds another comparison"):
-        plan_runs("scenes", arms, 2, "20iterations", [], tmp_path)
+        plan_runs(arms, 2, "20iterations", [], tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -86,9 +86,9 @@ def test_the_search_gives_every_method_as_many_tries_on_a_seed_of_its_own():
 def test_figures_share_runs():
     study = Study(Path("runs"), Path("results"))
     both = study.plan([*FIGURES["fig2"], *FIGURES["fig3b"]])
-    assert len({entry.folder for entry, _ in both}) == len(both)
+    assert len({entry.folder for entry in both}) == len(both)
     assert len(both) < len(study.plan(FIGURES["fig2"])) + len(study.plan(FIGURES["fig3b"]))
-    seeds = [entry.seed for entry, _ in both]
+    seeds = [entry.seed for entry in both]
     assert seeds == sorted(seeds)
     assert figures("all") == list(FIGURES)
     with pytest.raises(ConfigError, match="unknown figure 'fig9'"):

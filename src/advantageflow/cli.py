@@ -390,7 +390,9 @@ RunThreadsOption = Annotated[int, typer.Option(min=0, help="CPU threads of each 
 def compare(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe or a YAML file.")],
     changes: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes for every arm.")] = None,
-    vary: Annotated[list[str] | None, typer.Option(help="KEY=VALUE,VALUE; several options are combined.")] = None,
+    vary: Annotated[
+        list[str] | None, typer.Option(help="KEY=VALUE,VALUE, or recipe=NAME,NAME; several options are combined.")
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1)] = 3,
     budget: Annotated[str, typer.Option(help="Of each run: 10m, 600s, 60iterations or 5000images.")] = "5m",
     baseline: Annotated[
@@ -408,16 +410,15 @@ def compare(
     from rich.table import Table
 
     from advantageflow import compare as comparison
-    from advantageflow.config import ConfigError, load_config
+    from advantageflow.config import ConfigError
     from advantageflow.report.comparison import table
 
-    arms = comparison.parse_arms(vary or ["objective=advantageflow-1.1,advantageflow-1-A,nft,flow-grpo"])
+    arms = comparison.parse_arms(vary or ["objective=advantageflow-1.1,advantageflow-1-A,nft,flow-grpo"], recipe)
     labels = [arm.label for arm in arms]
     baseline = baseline or ("nft" if "nft" in labels else labels[0])
     if baseline not in labels:
         raise ConfigError(f"--baseline is {baseline!r}; the arms are {', '.join(labels)}")
-    given = [*(changes or []), *comparison.parse_budget(budget, load_config(recipe, changes or []))]
-    runs = comparison.plan_runs(recipe, arms, seeds, budget, changes or [], output)
+    runs = comparison.plan_runs(arms, seeds, budget, changes or [], output)
 
     def status() -> Table:
         shown = Table("arm", *(f"seed {seed}" for seed in range(seeds)))
@@ -432,7 +433,7 @@ def compare(
 
     console = Console()
     with Live(get_renderable=status, console=console, refresh_per_second=0.5):
-        comparison.finish_all(runs, recipe, given, jobs=jobs, threads=threads)
+        comparison.finish_all(runs, jobs=jobs, threads=threads)
     result = comparison.report(runs, baseline, output, score or None)
     console.print(Markdown(table(result)))
     console.print(f"figures, numbers and report.html: {output}", highlight=False, soft_wrap=True)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,16 +38,17 @@ from advantageflow.statistics import (
 
 @dataclass(frozen=True)
 class Arm:
-    """One column of a comparison: its label and the changes to the recipe."""
+    """One column of a comparison: its label, its recipe, and the changes to it."""
 
     label: str
-    changes: tuple[str, ...]
+    recipe: str
+    changes: tuple[str, ...] = ()
 
 
-def parse_arms(varied: Sequence[str]) -> list[Arm]:
-    """Every combination of "key=value,value" choices.
+def parse_arms(varied: Sequence[str], recipe: str) -> list[Arm]:
+    """Every combination of "key=value,value" choices, as changes to a recipe.
 
-    An objective may carry its γ: advantageflow-1.1 and advantageflow-1-A.
+    An objective may carry its γ: advantageflow-1.1 and advantageflow-1-A. The key "recipe" gives arms their own recipe.
 
     Raises:
         ConfigError: a choice is not of that form.
@@ -59,11 +60,13 @@ def parse_arms(varied: Sequence[str]) -> list[Arm]:
             raise ConfigError(
                 f"cannot read --vary {choice!r}; write key=value,value, as in objective=advantageflow,nft"
             )
-        axes.append([(value, _changes(key, value)) for value in values.split(",")])
+        axes.append([(key, value) for value in values.split(",")])
     arms = []
     for chosen in itertools.product(*axes):
-        label = ", ".join(value for value, _ in chosen)
-        arms.append(Arm(label, tuple(change for _, changes in chosen for change in changes)))
+        label = ", ".join(value for _, value in chosen)
+        own = [value for key, value in chosen if key == "recipe"]
+        changes = [change for key, value in chosen if key != "recipe" for change in _changes(key, value)]
+        arms.append(Arm(label, own[0] if own else recipe, tuple(changes)))
     if len({arm.label for arm in arms}) < len(arms):
         raise ConfigError(f"--vary names the same arm twice: {', '.join(arm.label for arm in arms)}")
     return arms
@@ -107,6 +110,7 @@ class Run:
     arm: Arm
     seed: int
     folder: Path
+    changes: tuple[str, ...] = ()  # beyond the arm's
 
     @property
     def finished(self) -> bool:
@@ -130,27 +134,30 @@ class Run:
         return read_run(self.folder, self.arm.label, self.seed, self.diverged)
 
 
-def plan_runs(
-    recipe: str, arms: Sequence[Arm], seeds: int, budget: str, extra: Sequence[str], output: Path
-) -> list[Run]:
+def plan_runs(arms: Sequence[Arm], seeds: int, budget: str, extra: Sequence[str], output: Path) -> list[Run]:
     """All runs of a comparison, seeds outermost, so that every arm has a result early; each recipe is checked.
 
     Raises:
         ConfigError: an arm's recipe is wrong, or the folder belongs to another comparison.
     """
-    settings = {"recipe": recipe, "budget": budget, "changes": list(extra), "arms": {a.label: a.changes for a in arms}}
+    changes = {arm: (*extra, *parse_budget(budget, load_config(arm.recipe, extra))) for arm in arms}
+    for arm in arms:
+        load_config(arm.recipe, [*arm.changes, *changes[arm]])
+    settings = {"budget": budget, "changes": list(extra), "arms": [asdict(arm) for arm in arms]}
     text = json.dumps(settings, indent=2) + "\n"
     file = output / "comparison-settings.json"
-    for arm in arms:
-        load_config(recipe, [*arm.changes, *extra, *parse_budget(budget, load_config(recipe, extra))])
     if file.exists() and file.read_text() != text:
         raise ConfigError(f"{output} holds another comparison ({file}); choose another --output")
     output.mkdir(parents=True, exist_ok=True)
     write_atomic(file, text)
-    return [Run(arm, seed, output / "runs" / f"{slug(arm.label)}-{seed}") for seed in range(seeds) for arm in arms]
+    return [
+        Run(arm, seed, output / "runs" / f"{slug(arm.label)}-{seed}", changes[arm])
+        for seed in range(seeds)
+        for arm in arms
+    ]
 
 
-def finish(run: Run, recipe: str, changes: Sequence[str], threads: int) -> None:
+def finish(run: Run, threads: int) -> None:
     """Bring one run to its end, from wherever it is.
 
     Raises:
@@ -160,8 +167,8 @@ def finish(run: Run, recipe: str, changes: Sequence[str], threads: int) -> None:
         return
     arguments = ["--resume", str(run.folder)]
     if not (run.folder / "config.yaml").exists():
-        given = [*run.arm.changes, *changes, f"seed={run.seed}", f"run.threads={threads}"]
-        arguments = [recipe, *given, "--output", str(run.folder)]
+        given = [*run.arm.changes, *run.changes, f"seed={run.seed}", f"run.threads={threads}"]
+        arguments = [run.arm.recipe, *given, "--output", str(run.folder)]
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     log = run.beside(".log")
     with log.open("a") as file:
@@ -187,9 +194,9 @@ def in_parallel(tasks: Sequence[Callable[[], T]], jobs: int) -> Iterator[T]:
         pool.shutdown(cancel_futures=True)
 
 
-def finish_all(runs: Sequence[Run], recipe: str, changes: Sequence[str], *, jobs: int, threads: int) -> None:
+def finish_all(runs: Sequence[Run], *, jobs: int, threads: int) -> None:
     """Bring all runs to their end, `jobs` at once."""
-    for _ in in_parallel([partial(finish, run, recipe, changes, threads) for run in runs], jobs):
+    for _ in in_parallel([partial(finish, run, threads) for run in runs], jobs):
         pass
 
 

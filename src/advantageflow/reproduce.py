@@ -159,15 +159,16 @@ class Study:
     changes: tuple[str, ...] = ()
     seeds: int | None = None
 
-    def plan(self, panels: Sequence[Panel]) -> list[tuple[Run, str]]:
-        """Every run of the panels once, with its recipe; all arms of a seed before the next seed."""
-        found: dict[Path, tuple[int, Run, str]] = {}
+    def plan(self, panels: Sequence[Panel]) -> list[Run]:
+        """Every run of the panels once; all arms of a seed before the next seed."""
+        found: dict[Path, tuple[int, Run]] = {}
         for panel in panels:
             for rank, seed in enumerate(panel.seeds[: self.seeds]):
                 for label in panel.arms:
                     folder = self.runs / panel.recipe / f"{slug(label)}-{seed}"
-                    found.setdefault(folder, (rank, Run(Arm(label, ARMS[label]), seed, folder), panel.recipe))
-        return [(run, recipe) for _, run, recipe in sorted(found.values(), key=lambda entry: entry[0])]
+                    arm = Arm(label, panel.recipe, ARMS[label])
+                    found.setdefault(folder, (rank, Run(arm, seed, folder, self.changes)))
+        return [run for _, run in sorted(found.values(), key=lambda entry: entry[0])]
 
     def file(self, recipe: str, label: str, seed: int) -> Path:
         """Where the record of a run is kept."""
@@ -178,13 +179,13 @@ class Study:
         files = [self.file(panel.recipe, label, seed) for label in panel.arms for seed in panel.seeds[: self.seeds]]
         return [Record.load(file) for file in files if file.exists()]
 
-    def finish(self, run: Run, recipe: str, threads: int) -> None:
+    def finish(self, run: Run, threads: int) -> None:
         """Bring a run to its end, keep its record, and score a multi-reward policy by the verifier (Table 1)."""
-        file = self.file(recipe, run.arm.label, run.seed)
+        file = self.file(run.arm.recipe, run.arm.label, run.seed)
         if not file.exists():
-            finish(run, recipe, self.changes, threads)
+            finish(run, threads)
             run.record().save(file)
-        if recipe == MULTI.recipe:
+        if run.arm.recipe == MULTI.recipe:
             self.score(f"scenes+{run.folder / 'lora'}", f"{slug(run.arm.label)}-{run.seed}")
 
     def score(self, model: str, name: str) -> None:
@@ -201,19 +202,19 @@ class Study:
             raise ConfigError(f"cannot evaluate {model}: {done.stderr.strip()}; to train it again, remove its record")
 
 
-def run_all(study: Study, plan: Sequence[tuple[Run, str]], *, jobs: int, threads: int) -> Iterator[str]:
+def run_all(study: Study, plan: Sequence[Run], *, jobs: int, threads: int) -> Iterator[str]:
     """Finish every run, `jobs` at once; yields a line about each that is done."""
 
-    def one(run: Run, recipe: str) -> str:
-        study.finish(run, recipe, threads)
-        return f"{recipe}: {run.arm.label}, seed {run.seed}"
+    def one(run: Run) -> str:
+        study.finish(run, threads)
+        return f"{run.arm.recipe}: {run.arm.label}, seed {run.seed}"
 
     def base() -> str:
         study.score("scenes", "base")
         return "Table 1: the base model"
 
-    tasks = [partial(one, run, recipe) for run, recipe in plan]
-    yield from in_parallel([*tasks, base] if any(recipe == MULTI.recipe for _, recipe in plan) else tasks, jobs)
+    tasks = [partial(one, run) for run in plan]
+    yield from in_parallel([*tasks, base] if any(run.arm.recipe == MULTI.recipe for run in plan) else tasks, jobs)
 
 
 def table1(study: Study) -> dict[str, dict[str, dict[str, list[float]]]]:
