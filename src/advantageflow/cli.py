@@ -613,12 +613,12 @@ def pretrain_scenes(
 def pretrain_words(
     output: PretrainOutput,
     autoencoder_steps: AutoencoderSteps = 2500,
-    flow_steps: FlowSteps = 7000,
+    flow_steps: FlowSteps = 3000,
     pictures: Pictures = 100_000,
     seed: Seed = 0,
     threads: Threads = 0,
 ) -> None:
-    """Pre-train the built-in model of words (an hour on one CPU core)."""
+    """Pre-train the built-in model of words (less than an hour on one CPU core)."""
     from advantageflow.words.pretrain import WORDS
 
     _pretrain(WORDS, output, autoencoder_steps, flow_steps, pictures, seed, threads)

@@ -53,6 +53,6 @@ def test_it_reads_every_drawn_word():
     pictures = torch.stack([torch.from_numpy(render(word, rng)).permute(2, 0, 1).float() / 255 for word in words])
     scores = DrawnWord()(pictures, [word.text for word in words])
     assert np.mean(np.array(scores) == 1) >= 0.98
-    wrong = DrawnWord()(pictures, [misspell(word, rng).text for word in words])
-    expected = [1 - 1 / len(word.word) for word in words]
-    assert np.mean(np.isclose(wrong, expected)) >= 0.95
+    misspelt = [misspell(word, rng) for word in words]
+    expected = [similarity(wrong.word, word.word) for wrong, word in zip(misspelt, words, strict=True)]
+    assert np.mean(np.isclose(DrawnWord()(pictures, [wrong.text for wrong in misspelt]), expected)) >= 0.95

@@ -37,11 +37,11 @@ def test_words_are_three_or_four_capital_letters():
         assert set(word) <= set(ascii_uppercase)
 
 
-def test_a_misspelt_word_differs_in_one_letter():
+def test_a_misspelt_word_differs_in_one_to_three_letters():
     rng = np.random.default_rng(0)
-    for word in ENGLISH:
-        wrong = misspell(WordPrompt(word), rng).word
-        assert sum(one != other for one, other in zip(word, wrong, strict=True)) == 1
+    wrong = [(word, misspell(WordPrompt(word), rng).word) for word in ENGLISH]
+    differences = [sum(one != other for one, other in zip(*pair, strict=True)) for pair in wrong]
+    assert set(differences) == {1, 2, 3}
 
 
 def test_every_listed_word_is_spelt_letter_by_letter():

@@ -58,10 +58,12 @@ def random_word(rng: np.random.Generator) -> WordPrompt:
 
 
 def misspell(prompt: WordPrompt, rng: np.random.Generator) -> WordPrompt:
-    """Replace one letter by another."""
-    at = int(rng.integers(len(prompt.word)))
-    others = ascii_uppercase.replace(prompt.word[at], "")
-    return WordPrompt(prompt.word[:at] + others[rng.integers(len(others))] + prompt.word[at + 1 :])
+    """Replace one to three letters by others."""
+    letters = list(prompt.word)
+    for at in rng.permutation(len(letters))[: rng.integers(1, 4)]:
+        others = ascii_uppercase.replace(letters[at], "")
+        letters[at] = others[rng.integers(len(others))]
+    return WordPrompt("".join(letters))
 
 
 @lru_cache
