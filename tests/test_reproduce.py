@@ -19,6 +19,7 @@ from advantageflow.claims import (
     better_in_table,
     claims_table,
     faster,
+    table1_markdown,
 )
 from advantageflow.compare import analyse
 from advantageflow.config import ConfigError, load_config
@@ -40,7 +41,9 @@ from advantageflow.reproduce import (
     best_rates,
     figures,
     report,
+    table1,
 )
+from advantageflow.scenes.prompts import TASKS
 
 
 def test_a_record_says_what_the_run_s_folder_says(tmp_path):
@@ -130,8 +133,11 @@ def test_table_1_compares_policies_seed_by_seed(tmp_path):
     study = Study(tmp_path, tmp_path / "results")
 
     def write(name, plain, guided):
-        scores = {f"x, guidance {g}": {"strict": value, "tasks": {"two": value}} for g, value in
-                  (("1", plain), (f"{GUIDANCE:g}", guided))}  # fmt: skip
+        parts = {"1": plain, f"{GUIDANCE:g}": guided}
+        scores = {
+            f"x, guidance {scale}": {"strict": {part: {"mean": value} for part in ("all", "tasks", "two")}}
+            for scale, value in parts.items()
+        }
         file = study.results / "table1" / f"{name}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps({"models": scores}))
@@ -144,6 +150,18 @@ def test_table_1_compares_policies_seed_by_seed(tmp_path):
     assert better_in_table(NFT, "base", 1.0, study).verdict == REPRODUCED
     assert better_in_table(NFT, "base", GUIDANCE, study).verdict == NOT_SHOWN
     assert better_in_table("Flow-GRPO", NFT, 1.0, study) is None
+    assert "| DiffusionNFT, no guidance | 0.510 | 0.510 |" in table1_markdown(study)
+
+
+def test_table_1_is_made_by_evaluate(tmp_path, tiny_pipeline_folder):
+    study = Study(tmp_path, tmp_path / "results", ("evaluation.num_images=12",))
+    study.score(str(tiny_pipeline_folder), "base")
+    found = table1(study)
+    assert set(found) == {"1", f"{GUIDANCE:g}"}
+    assert set(found["1"]["base"]) == {*TASKS, "overall"}
+    assert found["1"]["base"]["overall"][0] == pytest.approx(
+        sum(found["1"]["base"][task][0] for task in TASKS) / len(TASKS)
+    )
 
 
 def test_without_results_every_claim_is_pending(tmp_path):

@@ -231,8 +231,10 @@ def table1(study: Study) -> dict[str, dict[str, dict[str, list[float]]]]:
                 guidance = re.search(r"guidance ([\d.]+)$", column)
                 assert guidance is not None
                 rows = found[guidance[1]].setdefault(arm, {})
-                for task, value in {**scores["tasks"], "overall": scores["strict"]}.items():
-                    rows.setdefault(task, []).append(value)
+                overall = scores["strict"]["tasks"]  # the mean over tasks, as GenEval's
+                tasks = {task: mean for task, mean in scores["strict"].items() if task not in ("all", "tasks")}
+                for task, mean in {**tasks, "overall": overall}.items():
+                    rows.setdefault(task, []).append(mean["mean"])
     return found
 
 
