@@ -247,3 +247,11 @@ def test_a_family_that_is_not_known_is_named(tmp_path):
     (tmp_path / "model_index.json").write_text('{"_class_name": "SanaPipeline"}')
     with pytest.raises(ConfigError, match="is a SanaPipeline; known families: StableDiffusion3Pipeline, FluxPipeline"):
         load_model(str(tmp_path))
+
+
+def test_compiling_takes_every_block_alone(folder):
+    transformer = load(folder, compile=True).transformer
+    blocks = [*transformer.transformer_blocks, *getattr(transformer, "single_transformer_blocks", [])]
+    assert blocks
+    assert all(block._compiled_call_impl is not None for block in blocks)
+    assert transformer._compiled_call_impl is None

@@ -155,7 +155,7 @@ def test_table_1_compares_policies_seed_by_seed(tmp_path):
 
 def test_table_1_is_made_by_evaluate(tmp_path, tiny_pipeline_folder):
     study = Study(tmp_path, tmp_path / "results", ("evaluation.num_images=12",))
-    study.score(str(tiny_pipeline_folder), "base")
+    study.score(str(tiny_pipeline_folder), "base", threads=1)
     found = table1(study)
     assert set(found) == {"1", f"{GUIDANCE:g}"}
     assert set(found["1"]["base"]) == {*TASKS, "overall"}

@@ -173,7 +173,7 @@ def finish(run: Run, threads: int) -> None:
     log = run.beside(".log")
     with log.open("a") as file:
         command = [sys.executable, "-m", "advantageflow", "train", *arguments]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)} if threads else None
         code = subprocess.run(command, stdout=file, stderr=file, env=environment).returncode
     if code == 1 and "the loss of sample" in log.read_text():
         run.beside(".diverged").touch()

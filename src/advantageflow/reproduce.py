@@ -8,6 +8,7 @@ piece, and what is drawn and claimed needs nothing else.
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -186,9 +187,9 @@ class Study:
             finish(run, threads)
             run.record().save(file)
         if run.arm.recipe == MULTI.recipe:
-            self.score(f"scenes+{run.folder / 'lora'}", f"{slug(run.arm.label)}-{run.seed}")
+            self.score(f"scenes+{run.folder / 'lora'}", f"{slug(run.arm.label)}-{run.seed}", threads)
 
-    def score(self, model: str, name: str) -> None:
+    def score(self, model: str, name: str, threads: int) -> None:
         """Evaluate a policy on the verifier, without and with guidance."""
         file = self.results / "table1" / f"{name}.json"
         if file.exists():
@@ -197,7 +198,8 @@ class Study:
         images = next((change.split("=")[1] for change in self.changes if "num_images" in change), "480")
         command = [sys.executable, "-m", "advantageflow", "evaluate", model, "--guidance", f"1,{GUIDANCE}"]
         command += ["--reward", "strict=scenes_strict", "--images", images, "--json", str(file)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)} if threads else None
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
         if done.returncode:
             raise ConfigError(f"cannot evaluate {model}: {done.stderr.strip()}; to train it again, remove its record")
 
@@ -210,7 +212,7 @@ def run_all(study: Study, plan: Sequence[Run], *, jobs: int, threads: int) -> It
         return f"{run.arm.recipe}: {run.arm.label}, seed {run.seed}"
 
     def base() -> str:
-        study.score("scenes", "base")
+        study.score("scenes", "base", threads)
         return "Table 1: the base model"
 
     tasks = [partial(one, run) for run in plan]
