@@ -15,8 +15,9 @@ from advantageflow.config import ConfigError, load_config
 from advantageflow.evaluation import Evaluation
 from advantageflow.pictures import to_pil
 from advantageflow.record import Record
-from advantageflow.report import html
-from advantageflow.report.html import extremes, load_run, settings_table, write_comparison, write_report
+from advantageflow.report.comparison_page import write_comparison
+from advantageflow.report.page import duration, number
+from advantageflow.report.run_page import extremes, load_run, settings_table, write_report
 from advantageflow.run_directory import RunDirectory
 
 NASTY = '<script>alert("x")</script> & </script>'
@@ -205,10 +206,10 @@ def test_worst_and_best_come_from_the_last_samples(finished):
 
 
 def test_numbers_are_readable():
-    assert [html.number(value) for value in (0.0, 0.69412, -1.5, 3.2e-7, 21.53, float("nan"), None)] == [
+    assert [number(value) for value in (0.0, 0.69412, -1.5, 3.2e-7, 21.53, float("nan"), None)] == [
         "0.000", "0.694", "−1.500", "3.2e−07", "21.530", "–", "–",
     ]  # fmt: skip
-    assert [html.duration(seconds) for seconds in (12.3, 306, 7 * 3600)] == [
+    assert [duration(seconds) for seconds in (12.3, 306, 7 * 3600)] == [
         "12 seconds of training", "5.1 minutes of training", "7.0 hours of training",
     ]  # fmt: skip
 

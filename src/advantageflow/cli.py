@@ -486,7 +486,7 @@ def report(
     """Show runs in one HTML file: scores, curves, pictures through training, settings."""
     from rich.console import Console
 
-    from advantageflow.report.html import write_report
+    from advantageflow.report.run_page import write_report
 
     Console().print(f"wrote {write_report(runs, output)}", highlight=False, soft_wrap=True)
 

@@ -26,7 +26,7 @@ from advantageflow.checkpoint import write_atomic
 from advantageflow.config import Config, ConfigError, load_config
 from advantageflow.record import Record, read_run
 from advantageflow.report.comparison import AXES, SIGNS, draw_figure, table
-from advantageflow.report.html import write_comparison
+from advantageflow.report.comparison_page import write_comparison
 from advantageflow.statistics import (
     Interval,
     bootstrap_mean,

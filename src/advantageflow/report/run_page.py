@@ -1,13 +1,11 @@
-"""A run, several runs, or a comparison as one HTML file that opens from disk without a network."""
+"""A run or several as one HTML file that opens from disk without a network."""
 
 from __future__ import annotations
 
 import base64
 import json
-import math
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -16,17 +14,27 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from advantageflow.checkpoint import write_atomic
 from advantageflow.config import Config, ConfigError, check_config
+from advantageflow.report.page import (
+    Chart,
+    Place,
+    axes,
+    chart_of,
+    duration,
+    gibibytes,
+    listed,
+    number,
+    plotly_js,
+    time_unit,
+    trace_of,
+    write_page,
+)
 from advantageflow.run_directory import LOSSLESS_HEIGHT, RunDirectory
 
 METHODS = {"advantageflow": "AdvantageFlow", "nft": "DiffusionNFT", "flow-grpo": "Flow-GRPO"}
 SIGNS = {"positive": "A > 0", "negative": "A < 0"}
 PICTURE_SETS = 12  # of all runs together: 24 pictures each, and a megabyte at most
 EXTREMES = 6  # worst and best samples shown
-
-Chart = dict[str, Any]  # {"title", "about", "label", "traces"}, for templates/script.js.jinja
-Place = dict[str, float]  # axis -> position; the axes are "seconds", "images" and "steps"
 
 
 @dataclass(frozen=True)
@@ -81,12 +89,12 @@ def write_report(folders: Sequence[Path], output: Path) -> Path:
     Raises:
         ConfigError: a folder holds no run, `output` is a folder, or plotly or jinja2 is missing.
     """
-    library = _plotly()
+    library = plotly_js()
     runs = [load_run(folder, name, len(folders)) for folder, name in zip(folders, _names(folders), strict=True)]
     unit, per_unit = time_unit(max(run.rows[-1]["seconds/training"] for run in runs))
     page = {
-        "title": f"Report of {_listed([run.name for run in runs])}",
-        "axes": _axes(unit),
+        "title": f"Report of {listed([run.name for run in runs])}",
+        "axes": axes(unit),
         "runs": runs,
         "sentences": [sentence(run) for run in runs],
         "headlines": [headline(run) for run in runs],
@@ -98,37 +106,7 @@ def write_report(folders: Sequence[Path], output: Path) -> Path:
         "environments": _merged([{"commit": None} | (run.environment or {}) for run in runs]),
         "costs": _merged([_cost(run.summary) for run in runs]),
     }
-    return _write("report.html.jinja", page, library, output)
-
-
-def write_comparison(result: Mapping[str, Any], output: Path) -> Path:
-    """What `compare.analyse` found, as one HTML file.
-
-    Args:
-        result: see `compare.analyse`.
-
-    Raises:
-        ConfigError: `output` is a folder, or plotly or jinja2 is missing.
-    """
-    library = _plotly()
-    arms: dict[str, Any] = result["arms"]
-    longest = max(times[-1] for arm in arms.values() for times, _ in arm["curves"]["seconds"])
-    unit, per_unit = time_unit(longest)
-    page = {
-        "title": f"Comparison of {_listed(list(arms))}",
-        "axes": _axes(unit),
-        "sentences": comparison_sentences(result),
-        "chart": comparison_chart(result, per_unit),
-        "arms": arms,
-        "score": result["score"],
-        "baseline": result["baseline"],
-        "p_values": result["p_values"],
-        "scores": list(
-            dict.fromkeys(name for arm in arms.values() for name in arm["scores"] if name != result["score"])
-        ),
-        "tasks": list(dict.fromkeys(task for arm in arms.values() for task in arm["tasks"])),
-    }
-    return _write("comparison.html.jinja", page, library, output)
+    return write_page("report.html.jinja", page, library, output)
 
 
 def load_run(folder: Path, name: str, runs: int = 1) -> ReportedRun:
@@ -226,7 +204,7 @@ def sentence(run: ReportedRun) -> str:
     config, rewards = run.config, run.config.reward_weights
     gamma = getattr(config.objective, "gamma", None)
     method = METHODS[config.objective.name] + (f" (γ = {gamma})" if gamma is not None else "")
-    named = _listed([name + (f" (weight {weight:g})" if len(rewards) > 1 else "") for name, weight in rewards.items()])
+    named = listed([name + (f" (weight {weight:g})" if len(rewards) > 1 else "") for name, weight in rewards.items()])
     count, seconds = len(run.rows), run.rows[-1]["seconds/training"]
     text = (
         f"{method} trained the model {config.model.path} on the reward{'s' if len(rewards) > 1 else ''} {named} "
@@ -252,10 +230,6 @@ def _moved(first: float, last: float) -> str:
     return f"{'rose' if last > first else 'fell'} from {before} to {after}"
 
 
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
 def headline(run: ReportedRun) -> dict[str, Any]:
     """The first held-out score before and after; None where there is no evaluation since."""
     label = run.labels[0]
@@ -263,67 +237,12 @@ def headline(run: ReportedRun) -> dict[str, Any]:
     return {"label": label, "before": run.points[0].scores[label], "after": after}
 
 
-def time_unit(seconds: float) -> tuple[str, float]:
-    """The unit that a time is best told in, and its seconds."""
-    if seconds < 300:
-        return "seconds", 1.0
-    return ("minutes", 60.0) if seconds < 3 * 3600 else ("hours", 3600.0)
-
-
-def duration(seconds: float) -> str:
-    """Such as "5.1 minutes of training"."""
-    unit, per_unit = time_unit(seconds)
-    return f"{seconds / per_unit:.{0 if per_unit == 1 else 1}f} {unit} of training"
-
-
-def number(value: float | None) -> str:
-    """For tables and sentences; "–" where there is none."""
-    value = tidy(value)
-    if value is None:
-        return "–"
-    text = f"{value:.3f}" if value == 0 or 0.01 <= abs(value) < 1000 else f"{value:.3g}"
-    return text.replace("-", "−")
-
-
-def signed(change: float) -> str:
-    """A difference with its sign."""
-    return f"{'−' if change < 0 else '+'}{number(abs(change))}" if change else "±0"
-
-
-def tidy(value: float | None) -> float | None:
-    """Six digits; None for what is not finite, which JSON does not know."""
-    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
-
-
-def _axes(unit: str) -> dict[str, str]:
-    return {"seconds": f"training time ({unit})", "images": "images generated", "steps": "optimizer steps"}
-
-
-def _trace(
-    name: str, color: int, places: Iterable[Place], values: Iterable[float | None], per_unit: float, **options: Any
-) -> dict[str, Any]:
-    """A line: its values, and where they are on each axis."""
-    places = list(places)
-    at = {axis: [tidy(place[axis] / (per_unit if axis == "seconds" else 1)) for place in places] for axis in places[0]}
-    return {"name": name, "color": color, "y": [tidy(value) for value in values], "x": at, **options}
-
-
-def _chart(title: str, about: str, traces: Sequence[dict[str, Any]]) -> Chart:
-    """With a description for those who do not see it."""
-    shown = [trace for trace in traces if any(value is not None for value in trace["y"])]
-    ends = []
-    for trace in shown:
-        values = [value for value in trace["y"] if value is not None]
-        ends.append(f"{trace['name']} from {number(values[0])} to {number(values[-1])}")
-    return {"title": title, "about": about, "label": f"Line chart, {title}: {'; '.join(ends)}", "traces": shown}
-
-
 def score_charts(runs: Sequence[ReportedRun], per_unit: float) -> list[Chart]:
     """Held-out scores, one chart per label, and the training rewards."""
     charts = []
     for label in dict.fromkeys(label for run in runs for label in run.labels):
         traces = [
-            _trace(
+            trace_of(
                 run.name,
                 color,
                 (run.place(point.iteration, point.seconds) for point in run.points),
@@ -333,7 +252,7 @@ def score_charts(runs: Sequence[ReportedRun], per_unit: float) -> list[Chart]:
             )
             for color, run in enumerate(runs)
         ]
-        charts.append(_chart(f"Held-out {label}", "Mean over held-out prompts, same noise each time.", traces))
+        charts.append(chart_of(f"Held-out {label}", "Mean over held-out prompts, same noise each time.", traces))
     about = "Mean over an iteration's images, on the training prompts."
     charts.append(_row_chart(runs, "Training reward", about, "reward/mean", per_unit))
     single = dict.fromkeys(key for run in runs for key in run.rows[0] if key.count("/") == 2 and key[:7] == "reward/")
@@ -358,16 +277,16 @@ def learning_charts(runs: Sequence[ReportedRun], per_unit: float) -> list[Chart]
 
 def _row_chart(runs: Sequence[ReportedRun], title: str, about: str, key: str, per_unit: float) -> Chart:
     traces = [
-        _trace(run.name, color, _row_places(run), (row.get(key) for row in run.rows), per_unit)
+        trace_of(run.name, color, _row_places(run), (row.get(key) for row in run.rows), per_unit)
         for color, run in enumerate(runs)
     ]
-    return _chart(title, about, traces)
+    return chart_of(title, about, traces)
 
 
 def _sign_chart(runs: Sequence[ReportedRun], name: str, per_unit: float) -> Chart:
     """A loss over samples with positive and with negative advantage."""
     traces = [
-        _trace(
+        trace_of(
             shown if len(runs) == 1 else f"{run.name}, {shown}",
             color if len(runs) > 1 else side,
             _row_places(run),
@@ -380,7 +299,7 @@ def _sign_chart(runs: Sequence[ReportedRun], name: str, per_unit: float) -> Char
     ]
     term = name.removeprefix("loss").removeprefix("/")
     title = f"Loss, {term} term, by sign of the advantage" if term else "Loss by sign of the advantage"
-    return _chart(title, "Solid: images better than their group (A > 0). Dashed: worse (A < 0).", traces)
+    return chart_of(title, "Solid: images better than their group (A > 0). Dashed: worse (A < 0).", traces)
 
 
 def _row_places(run: ReportedRun) -> Iterator[Place]:
@@ -488,13 +407,6 @@ def _merged(records: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     return {key: [_told(record.get(key)) for record in records] for key in keys}
 
 
-def wrappable(text: str) -> Any:
-    """Escaped, and free to break after an underscore, a slash, or a dot between words."""
-    from markupsafe import Markup, escape
-
-    return Markup(re.sub(r"([_/]|\.(?=[a-z]))", r"\1<wbr>", str(escape(text))))
-
-
 def _told(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
@@ -508,122 +420,3 @@ def _cost(summary: Mapping[str, Any] | None) -> dict[str, str]:
     found = {stage: f"{seconds:.1f} s" for stage, seconds in summary["seconds"].items() if stage != "training"}
     memory = summary.get("peak_memory")
     return found | ({"peak memory": gibibytes(memory)} if memory else {})
-
-
-def gibibytes(count: float) -> str:
-    return f"{count / 2**30:.2f} GiB"
-
-
-def comparison_sentences(result: Mapping[str, Any]) -> list[str]:
-    """What was compared and what came of it, in plain English."""
-    arms, baseline, label = result["arms"], result["baseline"], result["score"]
-    counts = sorted({len(arm["seeds"]) for arm in arms.values()})
-    seeds = (
-        f"{counts[0]} seed{'' if counts == [1] else 's'}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
-    )
-    best = max(arms, key=lambda arm: float(arms[arm]["after"]["value"]))
-    after = arms[best]["after"]
-    sentences = [
-        f"{len(arms)} methods were trained with {seeds} each.",
-        f"{best} ended highest, with a held-out {label} of {interval(after)} (mean and 95 % interval).",
-    ]
-    if best != baseline:
-        p_value = result["p_values"].get(best, {}).get(label)
-        tested = "untested, for want of seeds" if p_value is None else f"p\u00a0=\u00a0{p_text(p_value)}"
-        sentences.append(f"The baseline {baseline} ended at {interval(arms[baseline]['after'])} ({tested}).")
-        ratio = arms[best]["time_ratio"]["seconds"]
-        if ratio["value"] is not None:
-            sentences.append(f"{best} reached {baseline}'s best in {interval(ratio, 2)} of the time {baseline} took.")
-    else:
-        sentences.append("It is the baseline: no other method ended above it.")
-    collapsed = {arm: sum(found["collapsed"]) for arm, found in arms.items() if any(found["collapsed"])}
-    if collapsed:
-        told = _listed([f"{count} of {len(arms[arm]['collapsed'])} runs of {arm}" for arm, count in collapsed.items()])
-        sentences.append(f"Collapsed: {told}.")
-    return sentences
-
-
-def interval(found: Mapping[str, float | None], digits: int = 3) -> str:
-    """Such as "0.694 [0.650, 0.721]"; "never" is a time that does not come."""
-    value, low, high = (
-        "never" if found[part] is None else f"{found[part]:.{digits}f}" for part in ("value", "low", "high")
-    )
-    return value if value == low == high else f"{value} [{low}, {high}]"
-
-
-def p_text(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def comparison_chart(result: Mapping[str, Any], per_unit: float) -> Chart:
-    """Mean held-out scores over seeds with their pointwise 95 % intervals."""
-    import numpy as np
-
-    from advantageflow.statistics import bootstrap_band, interpolate_curves
-
-    traces = []
-    for color, (arm, found) in enumerate(result["arms"].items()):
-        x: dict[str, list[float | None]] = {}
-        y: dict[str, list[float | None]] = {}
-        edge: dict[str, list[float | None]] = {}
-        for axis, curves in found["curves"].items():
-            grid = np.linspace(0, min(times[-1] for times, _ in curves), 100)
-            scores = interpolate_curves(curves, grid)
-            low, high = bootstrap_band(scores)
-            x[axis] = [tidy(place / (per_unit if axis == "seconds" else 1)) for place in grid.tolist()]
-            y[axis] = [tidy(value) for value in scores.mean(0).tolist()]
-            edge[axis] = [tidy(value) for value in [*high.tolist(), *low.tolist()[::-1]]]
-        if len(found["seeds"]) > 1:
-            around = {axis: [*places, *places[::-1]] for axis, places in x.items()}
-            traces.append({"name": arm, "color": color, "x": around, "y": edge, "band": True})
-        traces.append({"name": arm, "color": color, "x": x, "y": y})
-    ends = [f"{arm} ends at {interval(found['after'])}" for arm, found in result["arms"].items()]
-    return {
-        "title": f"Held-out {result['score']}",
-        "about": "Mean over seeds, with the pointwise 95 % bootstrap interval as a band.",
-        "label": f"Line chart of mean held-out {result['score']}: {'; '.join(ends)}",
-        "traces": traces,
-    }
-
-
-def _plotly() -> str:
-    """The text of plotly.js.
-
-    Raises:
-        ConfigError: plotly or jinja2 is missing.
-    """
-    try:
-        import jinja2  # noqa: F401
-        from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        missing = (error.name or "plotly").partition(".")[0]
-        raise ConfigError(f'a report needs {missing}; install with: pip install "advantageflow[report]"') from error
-    text: str = get_plotlyjs()
-    return text
-
-
-def _write(template: str, page: Mapping[str, Any], library: str, output: Path) -> Path:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-
-    if output.is_dir():
-        raise ConfigError(f"{output} is a folder; give a file, such as {output / 'report.html'}")
-    environment = Environment(
-        loader=PackageLoader("advantageflow.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.policies["json.dumps_kwargs"] = {}  # or keys would be sorted
-    environment.filters |= {
-        "number": number,
-        "signed": signed,
-        "interval": interval,
-        "p_text": p_text,
-        "gibibytes": gibibytes,
-        "wrappable": wrappable,
-    }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(output, environment.get_template(template).render(page, library=Markup(library)))
-    return output
