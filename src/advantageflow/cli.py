@@ -234,9 +234,7 @@ def evaluate(
 
     from advantageflow.checkpoint import write_atomic
     from advantageflow.config import ConfigError
-    from advantageflow.evaluation import evaluate as evaluate_model
     from advantageflow.prompts import load_prompts
-    from advantageflow.report.grids import labelled_grid
     from advantageflow.rewards import check_reward, load_reward
     from advantageflow.scoreboard import as_json, markdown, open_folder, score_images
 
@@ -275,29 +273,18 @@ def evaluate(
             for scale in scales:
                 column = name if len(scales) == 1 else f"{name}, guidance {scale:g}"
                 task = progress.add_task(column, total=images)
-                stem = f"{number}-guidance{scale:g}"
                 columns[column] = score_images(
                     model,
                     model.transformer,
                     chosen,
                     functions,
                     num_images=images,
-                    file=folder / f"{stem}.jsonl" if folder else None,
+                    file=folder / f"{number}-guidance{scale:g}.jsonl" if folder else None,
+                    title=column,
                     advance=partial(progress.advance, task),
                     num_inference_steps=steps,
                     guidance_scale=scale,
                 )
-                if folder:
-                    shown = evaluate_model(
-                        model,
-                        model.transformer,
-                        chosen,
-                        functions,
-                        num_images=min(images, 24),
-                        num_inference_steps=steps,
-                        guidance_scale=scale,
-                    )
-                    labelled_grid(shown, column).save(folder / f"{stem}.png")
     table = markdown(columns)
     title = f"{images} images, {steps} steps, guidance {guidance}"
     Console().print(Markdown(f"**{title}**\n\n{table}"))

@@ -20,9 +20,11 @@ from advantageflow.config import ConfigError
 from advantageflow.evaluation import evaluate
 from advantageflow.models.base import FlowModel
 from advantageflow.prompts import PromptSet
+from advantageflow.report.grids import labelled_grid
 from advantageflow.rewards import Reward
 
 BLOCK = 64  # images between two writes
+GRID_IMAGES = 24
 Row = dict[str, Any]  # {"index", "prompt", "task", "scores": {label: value}}
 
 
@@ -50,12 +52,14 @@ def score_images(
     *,
     num_images: int,
     file: Path | None = None,
+    title: str = "",
     advance: Callable[[int], None] | None = None,
     **options: Any,
 ) -> list[Row]:
     """Score `num_images`, one row each; with a `file`, what it already holds is not drawn again.
 
     Args:
+        file: a .jsonl file for the rows; the first GRID_IMAGES images go next to it as a .png under the `title`.
         options: see `evaluate`.
     """
     rows: list[Row] = []
@@ -77,6 +81,8 @@ def score_images(
             }
             for i in range(count)
         ]
+        if file is not None and not rows:
+            labelled_grid(found, title, count=GRID_IMAGES).save(file.with_suffix(".png"))
         rows += new
         if file is not None:
             write_atomic(file, "".join(json.dumps(row) + "\n" for row in rows))

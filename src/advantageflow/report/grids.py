@@ -18,11 +18,11 @@ GAP = 8
 PAPER, INK, GOOD, BAD = (255, 255, 255), (40, 40, 40), (20, 130, 60), (190, 40, 40)
 
 
-def labelled_grid(shown: Evaluation, title: str = "", columns: int = COLUMNS) -> Image.Image:
-    """All images of an evaluation, each above its prompt and its scores."""
+def labelled_grid(shown: Evaluation, title: str = "", columns: int = COLUMNS, count: int | None = None) -> Image.Image:
+    """The images of an evaluation, at most `count`, each above its prompt and its scores."""
     cells = [
         _cell(shown.images[i], shown.prompts[i], {label: values[i].item() for label, values in shown.by_image.items()})
-        for i in range(len(shown.prompts))
+        for i in range(len(shown.prompts))[:count]
     ]
     return _arrange(cells, columns, title)
 
