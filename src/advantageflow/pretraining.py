@@ -1,8 +1,8 @@
 """Pre-training of a built-in model: an autoencoder of a world's pictures, then a rectified flow over its latents.
 
-The flow first learns from right captions. In the last part of its training, `CORRUPTED_CAPTIONS` of them name one
-attribute wrongly. So the base draws well and obeys badly: its mistakes are good pictures of the wrong thing, modes that
-reinforcement learning can re-weight. (Wrong captions from the start cost twice the images for the same drawing.)
+The flow first learns from right captions. In the last part of its training, many of them are wrong in one attribute.
+So the base draws well and obeys badly: its mistakes are good pictures of the wrong thing, modes that reinforcement
+learning can re-weight. (Wrong captions from the start cost twice the images for the same drawing.)
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from rich.progress import Progress
 from advantageflow.checkpoint import load_optimizer_tensors, load_state, optimizer_tensors, save_state
 from advantageflow.flow import interpolate, shift_t
 
-CORRUPTED_CAPTIONS = 0.5
-CORRUPTED_FROM = 0.7  # share of the training before the first wrong caption
 EMPTY_CAPTIONS = 0.1  # for classifier-free guidance
 AUTOENCODER_BATCH = 32
 FLOW_BATCH = 128
@@ -51,14 +49,18 @@ class World(Generic[P]):
         render: draws a picture that fulfils a prompt, uint8 [64, 64, 3].
         corrupt: changes one attribute of a prompt.
         build_pipeline: the pipeline with fresh weights drawn from a seed.
+        corrupted: share of wrong captions, once there are any.
+        corrupted_from: share of the training before the first wrong caption.
     """
 
     sample: Callable[[np.random.Generator], P]
     render: Callable[[P, np.random.Generator], np.ndarray]
     corrupt: Callable[[P, np.random.Generator], P]
     build_pipeline: Callable[[int], StableDiffusion3Pipeline]
+    corrupted: float = 0.5
+    corrupted_from: float = 0.7
 
-    def caption(self, prompt: P, rng: np.random.Generator, corrupted: float = CORRUPTED_CAPTIONS) -> str:
+    def caption(self, prompt: P, rng: np.random.Generator, corrupted: float) -> str:
         """The text that a picture is learned with: none, a wrong one, or the right one."""
         draw = rng.random()
         if draw < EMPTY_CAPTIONS:
@@ -203,7 +205,7 @@ def train_flow(
     def loss_of(rng: np.random.Generator, step: int) -> torch.Tensor:
         with_zero_tokens = step > 0.6 * num_steps and step % 8 == 0
         chosen = rng.integers(len(prompts), size=16 if with_zero_tokens else FLOW_BATCH)
-        corrupted = CORRUPTED_CAPTIONS if step >= CORRUPTED_FROM * num_steps else 0.0
+        corrupted = world.corrupted if step >= world.corrupted_from * num_steps else 0.0
         captions = [world.caption(prompts[i], rng, corrupted) for i in chosen]
         embeds, _, pooled, _ = pipeline.encode_prompt(
             captions,

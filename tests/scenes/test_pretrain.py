@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from advantageflow.pretraining import CORRUPTED_CAPTIONS, EMPTY_CAPTIONS, pretrain
+from advantageflow.pretraining import EMPTY_CAPTIONS, pretrain
 from advantageflow.scenes.model import MAX_TOKENS, build_tokenizer
 from advantageflow.scenes.pretrain import SCENES, corrupt, sample_prompt
 from advantageflow.scenes.prompts import TASKS, parse_prompt, task_prompts
@@ -21,10 +21,10 @@ def test_a_corrupted_caption_is_another_prompt_of_the_same_task():
 def test_captions_are_empty_or_wrong_as_often_as_stated():
     rng = np.random.default_rng(1)
     prompt = parse_prompt("a red circle and a blue square")
-    captions = [SCENES.caption(prompt, rng) for _ in range(4000)]
+    captions = [SCENES.caption(prompt, rng, SCENES.corrupted) for _ in range(4000)]
     assert np.mean([text == "" for text in captions]) == pytest.approx(EMPTY_CAPTIONS, abs=0.02)
     wrong = np.mean([text not in ("", prompt.text) for text in captions])
-    assert wrong == pytest.approx((1 - EMPTY_CAPTIONS) * CORRUPTED_CAPTIONS, abs=0.025)
+    assert wrong == pytest.approx((1 - EMPTY_CAPTIONS) * SCENES.corrupted, abs=0.025)
 
 
 def test_every_word_of_the_grammar_is_one_token():

@@ -75,5 +75,5 @@ def test_pictures_and_captions_of_pre_training():
     assert images.shape == (8, 3, 64, 64)
     assert images.min() >= -1
     assert images.max() <= 1
-    captions = [WORDS.caption(prompts[0], np.random.default_rng(i)) for i in range(200)]
+    captions = [WORDS.caption(prompts[0], np.random.default_rng(i), WORDS.corrupted) for i in range(200)]
     assert {"", prompts[0].text} < set(captions)

@@ -17,4 +17,11 @@ def build_pipeline(seed: int = 0) -> StableDiffusion3Pipeline:
     return model.build_pipeline(seed, tokenizer, width=128)
 
 
-WORDS = World(sample=random_word, render=render, corrupt=misspell, build_pipeline=build_pipeline)
+WORDS = World(
+    sample=random_word,
+    render=render,
+    corrupt=misspell,
+    build_pipeline=build_pipeline,
+    corrupted=0.6,  # spelling is learned so fast that fewer and later ones would leave little to improve
+    corrupted_from=0.5,
+)
