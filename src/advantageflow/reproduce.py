@@ -31,9 +31,15 @@ METHODS: dict[str, tuple[str, ...]] = {
     NFT: ("objective=nft", "policy.rollout_decay=0.8", "objective.reference_weight=0.001"),
     GRPO: ("objective=flow-grpo", "learn.transitions=4"),
 }
-# The learning-rate search: every method, every rate, on a seed that is used for nothing else.
+# The learning-rate search: four rates for every method, so placed that the best is not at an end, on a seed that is used
+# for nothing else.
 SEARCH_SEED = 1000
-SEARCHED_RATES = (1e-3, 2e-3, 4e-3, 8e-3)
+SEARCHED_RATES: dict[str, tuple[float, ...]] = {
+    AF_A: (1e-3, 2e-3, 4e-3, 8e-3),
+    AF: (1e-3, 2e-3, 4e-3, 8e-3),
+    NFT: (5e-4, 1e-3, 2e-3, 4e-3),
+    GRPO: (5e-4, 1e-3, 2e-3, 4e-3),
+}
 # What it chose: the highest last held-out score. A test holds this against the stored results.
 LEARNING_RATES = {AF_A: 2e-3, AF: 2e-3, NFT: 2e-3, GRPO: 2e-3}
 GAMMAS = (0, 0.2, 0.5, 2, 5)
@@ -63,7 +69,7 @@ def _arms() -> dict[str, tuple[str, ...]]:
     return found | {
         _searched(method, rate): (*changes, _rate(rate))
         for method, changes in METHODS.items()
-        for rate in SEARCHED_RATES
+        for rate in SEARCHED_RATES[method]
     }
 
 
@@ -104,9 +110,9 @@ SEARCH = Panel(
     "learning rates",
     "paper/scenes",
     "graded",
-    tuple(_searched(method, rate) for rate in SEARCHED_RATES for method in METHODS),
+    tuple(_searched(method, rate) for method in METHODS for rate in SEARCHED_RATES[method]),
     (SEARCH_SEED,),
-    _searched(NFT, SEARCHED_RATES[0]),
+    _searched(NFT, SEARCHED_RATES[NFT][0]),
 )
 FIGURES: dict[str, tuple[Panel, ...]] = {
     "search": (SEARCH,),
@@ -260,7 +266,7 @@ def report(study: Study, names: Sequence[str]) -> list[str]:
         write_atomic(study.results / f"{name}.md", text)
         shown = {titles[panel]: result for panel, result in finished.items()}
         if name == "search":
-            draw_rates(finished["search"], METHODS, SEARCHED_RATES, study.results / name)
+            draw_rates(finished["search"], SEARCHED_RATES, study.results / name)
         elif name != "table1":
             draw_figure(shown, "images", study.results / name)
         if name == "fig3b":
@@ -284,6 +290,6 @@ def best_rates(study: Study) -> Mapping[str, float]:
     """Each method's searched learning rate with the highest last held-out score."""
     scores = {record.label: record.after[SEARCH.score] for record in study.records(SEARCH) if not record.diverged}
     return {
-        method: max(SEARCHED_RATES, key=lambda rate: scores.get(_searched(method, rate), float("-inf")))
+        method: max(SEARCHED_RATES[method], key=lambda rate: scores.get(_searched(method, rate), float("-inf")))
         for method in METHODS
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,18 +81,19 @@ def draw_figure(results: Mapping[str, Mapping[str, Any]], axis: str, file: Path)
     _save(figure, file)
 
 
-def draw_rates(result: Mapping[str, Any], methods: Iterable[str], rates: Sequence[float], file: Path) -> None:
-    """Last held-out score against the learning rate, one line per method; arms are labelled "method, rate"."""
+def draw_rates(result: Mapping[str, Any], rates: Mapping[str, Sequence[float]], file: Path) -> None:
+    """Last held-out score against the learning rates of each method; arms are labelled "method, rate"."""
     figure = Figure(figsize=(6.5, 4.4), layout="constrained")
     panel = figure.subplots()
-    for method in methods:
-        points = [(rate, result["arms"].get(f"{method}, {rate:g}")) for rate in rates]
+    for method, tried in rates.items():
+        points = [(rate, result["arms"].get(f"{method}, {rate:g}")) for rate in tried]
         known = [(rate, found["after"]["value"]) for rate, found in points if found is not None]
         panel.plot([rate for rate, _ in known], [score for _, score in known], "o-", label=method)
     before = next(iter(result["arms"].values()))["before"]
     panel.axhline(before, color="grey", linestyle=":", label="base model")
     panel.set_xscale("log")
-    panel.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    ticks = sorted({rate for tried in rates.values() for rate in tried})
+    panel.set_xticks(ticks, [f"{rate:g}" for rate in ticks])
     panel.set_xticks([], minor=True)
     panel.set_xlabel("learning rate")
     panel.set_ylabel(f"held-out {result['score']} after the run")
