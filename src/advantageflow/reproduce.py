@@ -31,8 +31,8 @@ METHODS: dict[str, tuple[str, ...]] = {
     NFT: ("objective=nft", "policy.rollout_decay=0.8", "objective.reference_weight=0.001"),
     GRPO: ("objective=flow-grpo", "learn.transitions=4"),
 }
-# The learning-rate search: four rates for every method, so placed that the best is not at an end, on a seed that is used
-# for nothing else.
+# The learning-rate search: four rates for every method, so placed that the best is not at an end, on a seed that is
+# used for nothing else.
 SEARCH_SEED = 1000
 SEARCHED_RATES: dict[str, tuple[float, ...]] = {
     AF_A: (1e-3, 2e-3, 4e-3, 8e-3),
