@@ -131,6 +131,12 @@ def test_verdicts_of_known_results(tmp_path):
     assert alike(panel, "noisy", NFT, study).verdict == NOT_SHOWN
 
 
+def test_two_seeds_are_too_few_for_a_verdict(tmp_path):
+    study, panel = known_study(tmp_path, {NFT: SLOW[:2], "fast": FAST[:2]})
+    assert faster(panel, "fast", 0.5, study) is None
+    assert better(panel, "fast", NFT, study) is None
+
+
 def test_table_1_compares_policies_seed_by_seed(tmp_path):
     study = Study(tmp_path, tmp_path / "results")
 
@@ -190,7 +196,7 @@ def stored():
 def test_reports_are_made_of_records_alone(tmp_path):
     study = Study(tmp_path / "runs", tmp_path / "results")
     for label in (AF, NFT):
-        for seed in (0, 1):
+        for seed in (0, 1, 2):
             slow = [0.2 + (0.1 if label == AF else 0.05) * i + 0.01 * seed for i in range(9)]
             record = write_run(tmp_path / "folders", label, seed, slow).record()
             renamed = [
@@ -198,7 +204,7 @@ def test_reports_are_made_of_records_alone(tmp_path):
             ]
             Record(**{**vars(record), "evaluations": renamed}).save(study.file(SCENES.recipe, label, seed))
     assert report(study, ["fig2", "fig5"]) == ["fig2"]
-    assert "| AdvantageFlow(1.1) | 2 |" in (study.results / "fig2.md").read_text()
+    assert "| AdvantageFlow(1.1) | 3 |" in (study.results / "fig2.md").read_text()
     assert (study.results / "fig2.svg").is_file()
     assert "AdvantageFlow(1.1) needs 0.5" in (study.results / "claims.md").read_text()
     content = json.loads((study.results / "fig2.json").read_text())["scenes"]

@@ -35,6 +35,7 @@ from advantageflow.statistics import Interval, paired_difference
 
 REPRODUCED, DIFFERENT, NOT_SHOWN, NOT_REPRODUCED = "reproduced", "different here", "not shown", "not reproduced"
 PENDING = "not run yet"
+FEWEST_SEEDS = 3  # for a verdict
 MARGIN = 0.05  # scores that differ by less are alike
 
 
@@ -55,7 +56,10 @@ class Claim:
 
 def faster(panel: Panel, arm: str, share: float, study: Study) -> Finding | None:
     records = [record for record in study.records(panel) if record.label in (arm, NFT)]
-    if {record.label for record in records if not record.diverged} != {arm, NFT}:
+    seeds = [
+        {record.seed for record in records if record.label == label and not record.diverged} for label in (arm, NFT)
+    ]
+    if len(seeds[0] & seeds[1]) < FEWEST_SEEDS:
         return None
     ratios = analyse(records, NFT, panel.score)["arms"][arm]["time_ratio"]
     value, low, high = (ratios["images"][part] for part in ("value", "low", "high"))
@@ -90,7 +94,7 @@ def better_in_table(arm: str, other: str, guidance: float, study: Study) -> Find
     ours, theirs = rows[arm]["overall"], rows[other]["overall"]
     theirs = theirs * len(ours) if other == "base" else theirs
     with_guidance = "without guidance" if guidance == 1 else f"guidance {guidance:g}"
-    if min(len(ours), len(theirs)) < 2:
+    if min(len(ours), len(theirs)) < FEWEST_SEEDS:
         return None
     return _verdict(paired_difference(ours, theirs[: len(ours)]), f"{with_guidance}: {arm} - {other}")
 
@@ -102,7 +106,7 @@ def _difference(panel: Panel, arm: str, other: str, study: Study) -> Interval | 
         if record.label in last and record.evaluations:
             last[record.label][record.seed] = record.after[panel.score]
     seeds = sorted(set(last[arm]) & set(last[other]))
-    if len(seeds) < 2:
+    if len(seeds) < FEWEST_SEEDS:
         return None
     return paired_difference([last[arm][seed] for seed in seeds], [last[other][seed] for seed in seeds])
 

@@ -73,7 +73,13 @@ def draw_figure(results: Mapping[str, Mapping[str, Any]], axis: str, file: Path)
         for color, (arm, found) in enumerate(result["arms"].items()):
             curves = found["curves"][axis]
             grid = np.linspace(0, min(places[-1] for places, _ in curves), 100)
-            _band(panel, grid, interpolate_curves(curves, grid), color, f"{arm} ({len(curves)} seeds)")
+            _band(
+                panel,
+                grid,
+                interpolate_curves(curves, grid),
+                color,
+                f"{arm} ({len(curves)} seed{'' if len(curves) == 1 else 's'})",
+            )
         panel.set_title(title)
         panel.set_xlabel(AXES[axis])
         panel.set_ylabel(f"held-out {result['score']}")
