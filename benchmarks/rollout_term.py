@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from matplotlib.figure import Figure
+
 from runs import finish_all, metrics, summary
 
 GAMMAS = (0.0, 1.1)
