@@ -618,12 +618,9 @@ RewardOutput = Annotated[Path, typer.Option(help="Folder for checkpoints and wei
 @pretrain_app.command("scenes-clip")
 def pretrain_scenes_clip(output: RewardOutput, steps: RewardSteps = 600, seed: Seed = 0, threads: Threads = 0) -> None:
     """Train the reward scenes_clip (minutes on one CPU core)."""
-    import torch
-
     from advantageflow.scenes.rewards.training import train_clip
 
-    if threads:
-        torch.set_num_threads(threads)
+    _use_threads(threads)
     train_clip(output, steps=steps, seed=seed)
 
 
@@ -632,24 +629,18 @@ def pretrain_scenes_preference(
     output: RewardOutput, steps: RewardSteps = 500, seed: Seed = 0, threads: Threads = 0
 ) -> None:
     """Train the reward scenes_preference (minutes on one CPU core)."""
-    import torch
-
     from advantageflow.scenes.rewards.training import train_preference
 
-    if threads:
-        torch.set_num_threads(threads)
+    _use_threads(threads)
     train_preference(output, steps=steps, seed=seed)
 
 
 def _pretrain(
     world: Any, output: Path, autoencoder_steps: int, flow_steps: int, pictures: int, seed: int, threads: int
 ) -> None:
-    import torch
-
     from advantageflow.pretraining import pretrain
 
-    if threads:
-        torch.set_num_threads(threads)
+    _use_threads(threads)
     pretrain(
         world,
         output,
@@ -658,3 +649,10 @@ def _pretrain(
         num_pictures=pictures,
         seed=seed,
     )
+
+
+def _use_threads(threads: int) -> None:
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)

@@ -157,6 +157,11 @@ def plan_runs(arms: Sequence[Arm], seeds: int, budget: str, extra: Sequence[str]
     ]
 
 
+def child_environment(threads: int) -> dict[str, str]:
+    """Of a process with so many CPU threads; 0 for PyTorch's choice."""
+    return {**os.environ, "OMP_NUM_THREADS": str(threads)} if threads else dict(os.environ)
+
+
 def finish(run: Run, threads: int) -> None:
     """Bring one run to its end, from wherever it is.
 
@@ -173,8 +178,7 @@ def finish(run: Run, threads: int) -> None:
     log = run.beside(".log")
     with log.open("a") as file:
         command = [sys.executable, "-m", "advantageflow", "train", *arguments]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)} if threads else None
-        code = subprocess.run(command, stdout=file, stderr=file, env=environment).returncode
+        code = subprocess.run(command, stdout=file, stderr=file, env=child_environment(threads)).returncode
     if code == 1 and "the loss of sample" in log.read_text():
         run.beside(".diverged").touch()
     elif code != 0:

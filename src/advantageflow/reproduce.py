@@ -8,7 +8,6 @@ piece, and what is drawn and claimed needs nothing else.
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from advantageflow.checkpoint import write_atomic
-from advantageflow.compare import Arm, Run, analyse, finish, in_parallel, slug
+from advantageflow.compare import Arm, Run, analyse, child_environment, finish, in_parallel, slug
 from advantageflow.config import ConfigError
 from advantageflow.record import Record
 
@@ -204,8 +203,7 @@ class Study:
         images = next((change.split("=")[1] for change in self.changes if "num_images" in change), "480")
         command = [sys.executable, "-m", "advantageflow", "evaluate", model, "--guidance", f"1,{GUIDANCE}"]
         command += ["--reward", "strict=scenes_strict", "--images", images, "--json", str(file)]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)} if threads else None
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, env=child_environment(threads))
         if done.returncode:
             raise ConfigError(f"cannot evaluate {model}: {done.stderr.strip()}; to train it again, remove its record")
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors.torch import load_file
@@ -23,6 +24,7 @@ CLIP_WEIGHTS = Path(__file__).parent / "clip.safetensors"
 EMBEDDING = 128
 MAX_WORDS = 7  # of the longest prompt
 SCORING_BATCH = 256
+N = TypeVar("N", bound=nn.Module)
 
 
 @lru_cache
@@ -127,16 +129,20 @@ class TwoTowers(nn.Module):
 
 def load_clip(file: Path = CLIP_WEIGHTS) -> TwoTowers:
     """The towers with the weights of a file."""
-    towers = TwoTowers()
-    towers.load_state_dict({name: value.float() for name, value in load_file(file).items()})
-    return towers.eval()
+    return load_network(TwoTowers(), file)
 
 
-class SceneCLIP:
-    """The reward `scenes_clip`: the cosine of image and prompt, in [-1, 1]."""
+def load_network(network: N, file: Path) -> N:
+    """A network with the weights of a file, in full precision."""
+    network.load_state_dict({name: value.float() for name, value in load_file(file).items()})
+    return network.eval()
 
-    def __init__(self, file: Path = CLIP_WEIGHTS) -> None:
-        self.network = load_clip(file)
+
+class LearnedReward:
+    """A reward by a network of images and words."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
 
     def check_prompt(self, prompt: str) -> None:
         """Raise ValueError if a word is unknown, or there are none, or too many."""
@@ -148,3 +154,10 @@ class SceneCLIP:
         check_images(images, prompts)
         batches = zip(images.split(SCORING_BATCH), tokenize(prompts).split(SCORING_BATCH), strict=True)
         return [score for batch in batches for score in self.network(*batch).tolist()]
+
+
+class SceneCLIP(LearnedReward):
+    """The reward `scenes_clip`: the cosine of image and prompt, in [-1, 1]."""
+
+    def __init__(self, file: Path = CLIP_WEIGHTS) -> None:
+        super().__init__(load_clip(file))

@@ -8,19 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from advantageflow.scenes.rewards.clip import (
-    EMBEDDING,
-    SCORING_BATCH,
-    ImageTower,
-    TextTower,
-    check_images,
-    read_words,
-    tokenize,
-)
+from advantageflow.scenes.rewards.clip import EMBEDDING, ImageTower, LearnedReward, TextTower, load_network
 
 PREFERENCE_WEIGHTS = Path(__file__).parent / "preference.safetensors"
 
@@ -54,21 +45,8 @@ class PreferenceNetwork(nn.Module):
         return 0.5 + 0.15 * (self.utility(images, words) - self.mean) / self.spread
 
 
-class ScenePreference:
+class ScenePreference(LearnedReward):
     """The reward `scenes_preference`: mostly between 0 and 1."""
 
     def __init__(self, file: Path = PREFERENCE_WEIGHTS) -> None:
-        self.network = PreferenceNetwork()
-        self.network.load_state_dict({name: value.float() for name, value in load_file(file).items()})
-        self.network.eval()
-
-    def check_prompt(self, prompt: str) -> None:
-        """Raise ValueError if a word is unknown, or there are none, or too many."""
-        read_words(prompt)
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor, prompts: list[str]) -> list[float]:
-        """Score images [batch, 3, 64, 64] in [0, 1]; raises ValueError for another size or an unknown word."""
-        check_images(images, prompts)
-        batches = zip(images.split(SCORING_BATCH), tokenize(prompts).split(SCORING_BATCH), strict=True)
-        return [score for batch in batches for score in self.network(*batch).tolist()]
+        super().__init__(load_network(PreferenceNetwork(), file))
