@@ -430,7 +430,7 @@ def compare(
 
 @app.command()
 def reproduce(
-    figure: Annotated[str, typer.Argument(help="fig2, fig3a, fig3b, fig3c, fig5, table1, search, or all.")],
+    figure: Annotated[str, typer.Argument(help="fig2, fig3a, fig3b, fig3c, fig5, table1, steps, search, or all.")],
     quick: Annotated[
         bool, typer.Option("--quick", help="One seed and small runs, kept apart: does it work, roughly?")
     ] = False,
