@@ -124,7 +124,7 @@ def test_a_method_twice_as_fast_is_reported_so(known, tmp_path):
     assert "3 of 3" in text
     report(known, "slow", tmp_path)
     assert json.loads((tmp_path / "comparison.json").read_text())["arms"]["bad"]["seeds"] == [0, 1]
-    for name in ("seconds", "images", "steps"):
+    for name in ("seconds", "images", "steps", "stability"):
         assert (tmp_path / f"{name}.svg").is_file()
         assert (tmp_path / f"{name}.png").is_file()
     assert "<title>" in (tmp_path / "report.html").read_text()[:2000]

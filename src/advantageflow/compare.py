@@ -24,8 +24,8 @@ import numpy as np
 
 from advantageflow.checkpoint import write_atomic
 from advantageflow.config import Config, ConfigError, load_config
-from advantageflow.record import Record, read_run
-from advantageflow.report.comparison import AXES, SIGNS, draw_figure, table
+from advantageflow.record import SIGNS, Record, read_run
+from advantageflow.report.comparison import AXES, draw_figure, draw_stability, table
 from advantageflow.report.comparison_page import write_comparison
 from advantageflow.statistics import (
     Interval,
@@ -324,11 +324,13 @@ def _interval(interval: Interval) -> dict[str, float | None]:
 
 def report(runs: Sequence[Run], baseline: str, output: Path, score: str | None = None) -> dict[str, Any]:
     """Write comparison.json, comparison.md, the figures and, where its libraries are installed, report.html."""
-    result = analyse([run.record() for run in runs if run.finished], baseline, score)
+    records = [run.record() for run in runs if run.finished]
+    result = analyse(records, baseline, score)
     write_atomic(output / "comparison.json", json.dumps(result, indent=2) + "\n")
     write_atomic(output / "comparison.md", table(result))
     for axis in AXES:
         draw_figure({"": result}, axis, output / axis)
+    draw_stability(records, output / "stability")
     if find_spec("plotly") and find_spec("jinja2"):
         write_comparison(result, output / "report.html")
     return result

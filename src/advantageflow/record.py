@@ -13,6 +13,7 @@ import yaml
 from advantageflow.checkpoint import write_atomic
 
 KEPT_PREFIXES = ("reward/", "loss", "distance/", "seconds/", "grad_norm", "diversity")
+SIGNS = {"positive": "A > 0", "negative": "A < 0"}  # of advantages, by which losses are split
 
 
 @dataclass(frozen=True)

@@ -281,9 +281,9 @@ def report(study: Study, names: Sequence[str]) -> list[str]:
         elif name != "table1":
             draw_figure(shown, "images", study.results / name)
         if name == "fig3b":
-            by_arm = {label: [r for r in study.records(FIGURES[name][0]) if r.label == label] for label in
-                      (AF, gamma_arm(0), gamma_arm(0.2))}  # fmt: skip
-            draw_stability(by_arm, study.results / "stability")
+            shown_arms = (AF, gamma_arm(0), gamma_arm(0.2))
+            of_gamma = [record for record in study.records(FIGURES[name][0]) if record.label in shown_arms]
+            draw_stability(of_gamma, study.results / "stability")
     write_atomic(study.results / "claims.md", claims_table(study))
     return written
 

@@ -10,11 +10,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from advantageflow.record import Record
+from advantageflow.record import SIGNS, Record
 from advantageflow.statistics import bootstrap_band, interpolate_curves
 
 AXES = {"seconds": "training time (s)", "images": "images generated", "steps": "optimizer steps"}
-SIGNS = ("positive", "negative")
 
 
 def cell(interval: Mapping[str, float | None], digits: int = 3) -> str:
@@ -108,26 +107,30 @@ def draw_rates(result: Mapping[str, Any], rates: Mapping[str, Sequence[float]], 
     _save(figure, file)
 
 
-def draw_stability(records: Mapping[str, Sequence[Record]], file: Path) -> None:
-    """Reward, drift, gradient norm, and every term of the loss by the sign of the advantage: means and 95 % bands."""
-    panels = {
+def draw_stability(records: Sequence[Record], file: Path) -> None:
+    """Reward, drift, gradient norm, and each term of the loss with its parts by the sign of the advantage.
+
+    Means over each arm's seeds with 95 % bands. An arm is absent where it has no such term.
+    """
+    arms = list(dict.fromkeys(record.label for record in records))
+    titles = {
         "reward/mean": "training reward",
         "distance/to_reference": "distance to the base model, ‖v - v_ref‖²",
         "grad_norm": "gradient norm",
-        "loss/positive_advantage": "loss, A > 0",
-        "loss/data/positive_advantage": "data term, A > 0",
-        "loss/rollout/positive_advantage": "rollout term, A > 0",
-        "loss/negative_advantage": "loss, A < 0",
-        "loss/data/negative_advantage": "data term, A < 0",
-        "loss/rollout/negative_advantage": "rollout term, A < 0",
     }
-    figure = Figure(figsize=(13, 10), layout="constrained")
-    for panel, (name, title) in zip(figure.subplots(3, 3).flatten(), panels.items(), strict=True):
-        for color, (arm, found) in enumerate(records.items()):
-            rows = [[np.nan if value is None else value for value in record.metrics[name]] for record in found]
-            if rows:
-                length = min(map(len, rows))
-                values = np.array([row[:length] for row in rows])
+    names = dict.fromkeys(name for record in records for name in record.metrics)
+    losses = [name for name in names if name.startswith("loss") and not name.endswith("_advantage")]
+    for loss in losses:
+        title = f"{loss.removeprefix('loss/')} term" if loss != "loss" else "loss"
+        titles |= {loss: title, **{f"{loss}/{sign}_advantage": f"{title}, {shown}" for sign, shown in SIGNS.items()}}
+    rows = len(titles) // 3
+    figure = Figure(figsize=(13, 3.4 * rows), layout="constrained")
+    for panel, (name, title) in zip(figure.subplots(rows, 3).flatten(), titles.items(), strict=True):
+        for color, arm in enumerate(arms):
+            curves = [record.metrics.get(name, []) for record in records if record.label == arm]
+            length = min(map(len, curves))
+            if length:
+                values = np.array([curve[:length] for curve in curves], dtype=float)  # None becomes NaN
                 _band(panel, np.arange(1, length + 1), values, color, arm)
         panel.set_title(title)
         panel.set_xlabel("iteration")

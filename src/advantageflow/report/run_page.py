@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 
 from advantageflow.config import Config, ConfigError, check_config
+from advantageflow.record import SIGNS
 from advantageflow.report.page import (
     Chart,
     Place,
@@ -32,7 +33,6 @@ from advantageflow.report.page import (
 from advantageflow.run_directory import LOSSLESS_HEIGHT, RunDirectory
 
 METHODS = {"advantageflow": "AdvantageFlow", "nft": "DiffusionNFT", "flow-grpo": "Flow-GRPO"}
-SIGNS = {"positive": "A > 0", "negative": "A < 0"}
 PICTURE_SETS = 12  # of all runs together: 24 pictures each, and a megabyte at most
 EXTREMES = 6  # worst and best samples shown
 
