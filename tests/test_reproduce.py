@@ -7,7 +7,9 @@ import pytest
 from test_cli import SMALL, run
 from test_compare import write_run
 
-from advantageflow.claims import (
+from advantageflow.compare import analyse
+from advantageflow.config import ConfigError, load_config
+from advantageflow.paper.claims import (
     CLAIMS,
     DIFFERENT,
     NOT_REPRODUCED,
@@ -19,12 +21,8 @@ from advantageflow.claims import (
     better_in_table,
     claims_table,
     faster,
-    table1_markdown,
 )
-from advantageflow.compare import analyse
-from advantageflow.config import ConfigError, load_config
-from advantageflow.record import Record, read_run
-from advantageflow.reproduce import (
+from advantageflow.paper.experiments import (
     AF,
     ARMS,
     FIGURES,
@@ -37,12 +35,11 @@ from advantageflow.reproduce import (
     SEARCH,
     SEARCHED_RATES,
     Panel,
-    Study,
-    best_rates,
     figures,
-    report,
-    table1,
 )
+from advantageflow.paper.report import report, table1_markdown
+from advantageflow.paper.study import Study, best_rates, run_all, table1
+from advantageflow.record import Record, read_run
 from advantageflow.scenes.prompts import TASKS
 
 
@@ -212,16 +209,14 @@ def test_reports_are_made_of_records_alone(tmp_path):
 
 
 def test_a_run_becomes_a_record_and_is_not_repeated(tmp_path, tiny_pipeline_folder, monkeypatch):
-    import advantageflow.reproduce as paper
-
     panel = Panel("small", "small", "paper/scenes", "graded", (AF, NFT), (0,))
     study = Study(tmp_path / "runs", tmp_path / "results", (f"model.path={tiny_pipeline_folder}", *SMALL,
                   "evaluation.rewards={graded: scenes_graded}", "run.iterations=1"))  # fmt: skip
-    lines = list(paper.run_all(study, study.plan([panel]), jobs=2, threads=1))
+    lines = list(run_all(study, study.plan([panel]), jobs=2, threads=1))
     assert len(lines) == 2
     assert {record.label for record in study.records(panel)} == {AF, NFT}
-    monkeypatch.setattr(paper, "finish", lambda *_: pytest.fail("a finished run was started again"))
-    list(paper.run_all(study, study.plan([panel]), jobs=2, threads=1))
+    monkeypatch.setattr("advantageflow.paper.study.finish", lambda *_: pytest.fail("a finished run was started again"))
+    list(run_all(study, study.plan([panel]), jobs=2, threads=1))
 
 
 def test_a_wrong_figure_stops_at_once():

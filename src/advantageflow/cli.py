@@ -445,22 +445,24 @@ def reproduce(
     from rich.markdown import Markdown
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
-    from advantageflow import reproduce as paper
+    from advantageflow.paper.experiments import FIGURES, QUICK, figures
+    from advantageflow.paper.report import report
+    from advantageflow.paper.study import Study, run_all
 
-    names = paper.figures(figure)
-    study = paper.Study(runs, results)
+    names = figures(figure)
+    study = Study(runs, results)
     if quick:
-        study = paper.Study(runs / "quick", runs / "quick" / "results", paper.QUICK, seeds=1)
+        study = Study(runs / "quick", runs / "quick" / "results", QUICK, seeds=1)
     console = Console()
     if not only_report:
-        plan = study.plan([panel for name in names for panel in paper.FIGURES[name]])
+        plan = study.plan([panel for name in names for panel in FIGURES[name]])
         columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         with Progress("{task.description}", *columns, console=console) as progress:
             task = progress.add_task("runs", total=len(plan))
-            for line in paper.run_all(study, plan, jobs=jobs, threads=threads):
+            for line in run_all(study, plan, jobs=jobs, threads=threads):
                 progress.advance(task)
                 console.print(line, highlight=False)
-    for name in paper.report(study, names):
+    for name in report(study, names):
         console.print(Markdown((study.results / f"{name}.md").read_text()))
     console.print(f"numbers and figures: {study.results}", highlight=False, soft_wrap=True)
 

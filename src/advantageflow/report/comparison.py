@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -17,46 +18,53 @@ AXES = {"seconds": "training time (s)", "images": "images generated", "steps": "
 
 
 def cell(interval: Mapping[str, float | None], digits: int = 3) -> str:
-    """An interval as "value [low, high]"; None is "never"."""
+    """An interval as "value [low, high]", or the value alone where they are one; None is "never"."""
     value, low, high = (interval[part] for part in ("value", "low", "high"))
     shown = ["never" if part is None else f"{part:.{digits}f}" for part in (value, low, high)]
-    return f"{shown[0]} [{shown[1]}, {shown[2]}]"
+    return shown[0] if value == low == high else f"{shown[0]} [{shown[1]}, {shown[2]}]"
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """A comparison in Markdown: one row per arm, and one per arm and task."""
-    baseline, score = result["baseline"], result["score"]
-    lines = [
-        f"| | seeds | {score} before | after | p against {baseline} | time to its best | images to its best "
-        "| collapsed | drift | diversity | seconds per iteration | peak GiB |",
-        "|---" * 12 + "|",
-    ]
-    for arm, found in result["arms"].items():
-        drift, cost = found["drift"], found["cost"]
-        memory = cost["peak_memory"]
-        cells = [
-            arm,
+    """A comparison in Markdown: what each arm reached, at what cost, and by task."""
+    baseline, score, arms = result["baseline"], result["score"], result["arms"]
+    reached = {
+        arm: [
             str(len(found["seeds"])),
             f"{found['before']:.3f}",
             cell(found["after"]),
             _p_value(result, arm, score),
-            cell(found["time_ratio"]["seconds"], 2),
-            cell(found["time_ratio"]["images"], 2),
-            f"{sum(found['collapsed'])} of {len(found['collapsed'])}",
-            f"{drift['to_reference']:.4f}",
-            f"{drift['diversity_first']:.2f} → {drift['diversity_last']:.2f}",
-            f"{sum(cost[stage] for stage in ('sampling', 'scoring', 'learning')):.1f}",
-            "" if memory is None else f"{memory / 2**30:.2f}",
+            *(cell(found["time_ratio"][axis], 2) for axis in ("images", "seconds")),
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    tasks = list(next(iter(result["arms"].values()))["tasks"])
+        for arm, found in arms.items()
+    }
+    cost = {
+        arm: [
+            f"{sum(found['collapsed'])} of {len(found['collapsed'])}",
+            f"{found['drift']['to_reference']:.4f}",
+            f"{found['drift']['diversity_first']:.2f} → {found['drift']['diversity_last']:.2f}",
+            f"{sum(found['cost'][stage] for stage in ('sampling', 'scoring', 'learning')):.1f}",
+            "" if found["cost"]["peak_memory"] is None else f"{found['cost']['peak_memory'] / 2**30:.2f}",
+        ]
+        for arm, found in arms.items()
+    }
+    text = f"Held-out {score}; p, and images and time to the best of {baseline} as shares of its own:\n\n"
+    text += markdown(["seeds", "before", "after", "p", "images", "time"], reached)
+    text += "\n" + markdown(["collapsed", "drift", "diversity", "s / iteration", "peak GiB"], cost)
+    tasks = list(next(iter(arms.values()))["tasks"])
     if len(tasks) > 1:
-        lines += ["", f"By task (first score of the recipe), after; in brackets p against {baseline}:", ""]
-        lines += [f"| | {' | '.join(tasks)} |", "|---" * (1 + len(tasks)) + "|"]
-        for arm, found in result["arms"].items():
-            values = [f"{found['tasks'][task]['value']:.3f} ({_p_value(result, arm, task) or '-'})" for task in tasks]
-            lines.append(f"| {arm} | {' | '.join(values)} |")
-    return "\n".join(lines) + "\n"
+        by_task = {
+            arm: [f"{found['tasks'][task]['value']:.3f} ({_p_value(result, arm, task) or '-'})" for task in tasks]
+            for arm, found in arms.items()
+        }
+        text += f"\nBy task (first score of the recipe), after; in brackets p against {baseline}:\n\n"
+        text += markdown(tasks, by_task)
+    return text
+
+
+def markdown(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
+    """A table of named rows."""
+    lines = [f"| | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
+    return "\n".join(lines + [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]) + "\n"
 
 
 def _p_value(result: Mapping[str, Any], arm: str, score: str) -> str:
@@ -149,5 +157,6 @@ def _band(panel: Axes, places: np.ndarray, values: np.ndarray, color: int, label
 
 
 def _save(figure: Figure, file: Path) -> None:
-    for ending in (".png", ".svg"):
-        figure.savefig(file.with_name(file.name + ending), dpi=110)
+    figure.savefig(file.with_name(file.name + ".png"), dpi=110)
+    with rc_context({"svg.hashsalt": file.name}):  # the same figure is the same file
+        figure.savefig(file.with_name(file.name + ".svg"), metadata={"Date": None})

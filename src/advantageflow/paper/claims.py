@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from advantageflow.compare import analyse
-from advantageflow.report.comparison import cell
-from advantageflow.reproduce import (
+from advantageflow.paper.experiments import (
     AF,
     AF_A,
     CLIP,
@@ -27,10 +26,10 @@ from advantageflow.reproduce import (
     SCENES,
     WORDS,
     Panel,
-    Study,
     gamma_arm,
-    table1,
 )
+from advantageflow.paper.study import Study, table1
+from advantageflow.report.comparison import cell
 from advantageflow.statistics import Interval, paired_difference
 
 REPRODUCED, DIFFERENT, NOT_SHOWN, NOT_REPRODUCED = "reproduced", "different here", "not shown", "not reproduced"
@@ -170,16 +169,4 @@ def claims_table(study: Study) -> str:
     for claim in CLAIMS:
         finding = claim.check(study) or Finding("", PENDING)
         lines.append(f"| {claim.figure} | {claim.text} | {finding.measured} | {finding.verdict} |")
-    return "\n".join(lines) + "\n"
-
-
-def table1_markdown(study: Study) -> str:
-    """Table 1: strict scores by task, means over seeds, without and with guidance."""
-    found = table1(study)
-    tasks = list(next((rows for arms in found.values() for rows in arms.values()), {}))
-    lines = [f"| | {' | '.join(tasks)} |", "|---" * (1 + len(tasks)) + "|"]
-    for guidance, arms in found.items():
-        for arm, rows in arms.items():
-            name = f"{arm}, " + ("no guidance" if guidance == "1" else f"guidance {guidance}")
-            lines.append(f"| {name} | {' | '.join(f'{sum(rows[t]) / len(rows[t]):.3f}' for t in tasks)} |")
     return "\n".join(lines) + "\n"

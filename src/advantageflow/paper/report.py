@@ -1,0 +1,77 @@
+"""Tables, figures and verdicts from the records that there are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from advantageflow.checkpoint import write_atomic
+from advantageflow.compare import analyse
+from advantageflow.paper.claims import claims_table
+from advantageflow.paper.experiments import AF, FIGURES, SEARCHED_RATES, Panel, gamma_arm
+from advantageflow.paper.study import Study, table1
+from advantageflow.report.comparison import draw_figure, draw_rates, draw_stability, markdown, table
+
+
+def report(study: Study, names: Sequence[str]) -> list[str]:
+    """Write each figure's numbers, tables and pictures, and the verdicts; returns the figures with any records."""
+    written = [name for name in names if (_write_table1(study) if name == "table1" else _write(study, name))]
+    write_atomic(study.results / "claims.md", claims_table(study))
+    return written
+
+
+def _write(study: Study, name: str) -> bool:
+    panels = FIGURES[name]
+    analysed = {panel.name: _analyse(study, panel) for panel in panels}
+    results = {panel: result for panel, result in analysed.items() if result is not None}
+    if not results:
+        return False
+    file = study.results / name
+    titles = {panel.name: panel.title for panel in panels}
+    write_atomic(file.with_suffix(".json"), json.dumps(results, indent=1) + "\n")
+    tables = [f"### {titles[panel]}\n\n{table(result)}" for panel, result in results.items()]
+    write_atomic(file.with_suffix(".md"), "\n".join(tables))
+    if name == "search":
+        draw_rates(results["search"], SEARCHED_RATES, file)
+    else:
+        draw_figure({titles[panel]: result for panel, result in results.items()}, "images", file)
+    if name == "fig3b":
+        shown = (AF, gamma_arm(0), gamma_arm(0.2))
+        records = [record for record in study.records(panels[0]) if record.label in shown]
+        draw_stability(records, study.results / "stability")
+    return True
+
+
+def _analyse(study: Study, panel: Panel) -> dict[str, Any] | None:
+    """None where the baseline, or all but it, is missing."""
+    records = study.records(panel)
+    labels = {record.label for record in records if not record.diverged}
+    if panel.baseline not in labels or len(labels) < 2:
+        return None
+    return analyse([record for record in records if record.label in labels], panel.baseline, panel.score)
+
+
+def _write_table1(study: Study) -> bool:
+    found = table1(study)
+    if not any(found.values()):
+        return False
+    write_atomic(study.results / "table1.json", json.dumps(found, indent=1) + "\n")
+    write_atomic(study.results / "table1.md", table1_markdown(study))
+    return True
+
+
+def table1_markdown(study: Study) -> str:
+    """Table 1: strict scores by task, means over seeds, without and with guidance."""
+    found = table1(study)
+    tasks = list(next((rows for arms in found.values() for rows in arms.values()), {}))
+    rows = {
+        f"{arm}, " + ("no guidance" if guidance == "1" else f"guidance {guidance}"): [
+            f"{np.mean(scores[task]):.3f}" for task in tasks
+        ]
+        for guidance, arms in found.items()
+        for arm, scores in arms.items()
+    }
+    return markdown(tasks, rows)

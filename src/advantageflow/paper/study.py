@@ -1,0 +1,123 @@
+"""Running the experiments, and what is kept of them.
+
+Runs of equal recipe, arm and seed are shared by all panels. The record of every finished run is kept as a small file in
+the results folder, so that results grow piece by piece, and what is drawn and claimed needs nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from advantageflow.compare import Arm, Run, child_environment, finish, in_parallel, slug
+from advantageflow.config import ConfigError
+from advantageflow.paper.experiments import ARMS, GUIDANCE, METHODS, MULTI, SEARCH, SEARCHED_RATES, Panel, searched
+from advantageflow.record import Record
+
+
+@dataclass(frozen=True)
+class Study:
+    """Where runs and results are, and how large the runs are.
+
+    Args:
+        changes: to every recipe.
+        seeds: at most so many of a panel.
+    """
+
+    runs: Path
+    results: Path
+    changes: tuple[str, ...] = ()
+    seeds: int | None = None
+
+    def plan(self, panels: Sequence[Panel]) -> list[Run]:
+        """Every run of the panels once; all arms of a seed before the next seed."""
+        found: dict[Path, tuple[int, Run]] = {}
+        for panel in panels:
+            for rank, seed in enumerate(panel.seeds[: self.seeds]):
+                for label in panel.arms:
+                    folder = self.runs / panel.recipe / f"{slug(label)}-{seed}"
+                    arm = Arm(label, panel.recipe, ARMS[label])
+                    found.setdefault(folder, (rank, Run(arm, seed, folder, self.changes)))
+        return [run for _, run in sorted(found.values(), key=lambda entry: entry[0])]
+
+    def file(self, recipe: str, label: str, seed: int) -> Path:
+        """Where the record of a run is kept."""
+        return self.results / "runs" / Path(recipe).name / f"{slug(label)}-{seed}.json"
+
+    def records(self, panel: Panel) -> list[Record]:
+        """What has been finished of a panel."""
+        files = [self.file(panel.recipe, label, seed) for label in panel.arms for seed in panel.seeds[: self.seeds]]
+        return [Record.load(file) for file in files if file.exists()]
+
+    def finish(self, run: Run, threads: int) -> None:
+        """Bring a run to its end, keep its record, and score a multi-reward policy by the verifier (Table 1)."""
+        file = self.file(run.arm.recipe, run.arm.label, run.seed)
+        if not file.exists():
+            finish(run, threads)
+            run.record().save(file)
+        if run.arm.recipe == MULTI.recipe:
+            self.score(f"scenes+{run.folder / 'lora'}", f"{slug(run.arm.label)}-{run.seed}", threads)
+
+    def score(self, model: str, name: str, threads: int) -> None:
+        """Evaluate a policy on the verifier, without and with guidance."""
+        file = self.results / "table1" / f"{name}.json"
+        if file.exists():
+            return
+        file.parent.mkdir(parents=True, exist_ok=True)
+        images = next((change.split("=")[1] for change in self.changes if "num_images" in change), "480")
+        command = [sys.executable, "-m", "advantageflow", "evaluate", model, "--guidance", f"1,{GUIDANCE}"]
+        command += ["--reward", "strict=scenes_strict", "--images", images, "--json", str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, env=child_environment(threads))
+        if done.returncode:
+            raise ConfigError(f"cannot evaluate {model}: {done.stderr.strip()}; to train it again, remove its record")
+
+
+def run_all(study: Study, plan: Sequence[Run], *, jobs: int, threads: int) -> Iterator[str]:
+    """Finish every run, `jobs` at once; yields a line about each that is done."""
+
+    def one(run: Run) -> str:
+        study.finish(run, threads)
+        return f"{run.arm.recipe}: {run.arm.label}, seed {run.seed}"
+
+    def base() -> str:
+        study.score("scenes", "base", threads)
+        return "Table 1: the base model"
+
+    tasks = [partial(one, run) for run in plan]
+    yield from in_parallel([*tasks, base] if any(run.arm.recipe == MULTI.recipe for run in plan) else tasks, jobs)
+
+
+def table1(study: Study) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """Strict scores of the multi-reward policies: guidance -> arm -> task or "overall" -> one per seed."""
+    found: dict[str, dict[str, dict[str, list[float]]]] = {"1": {}, f"{GUIDANCE:g}": {}}
+    names = {"base": ["base"], **{arm: [f"{slug(arm)}-{seed}" for seed in MULTI.seeds] for arm in MULTI.arms}}
+    for arm, stems in names.items():
+        for stem in stems:
+            file = study.results / "table1" / f"{stem}.json"
+            if not file.exists():
+                continue
+            columns = json.loads(file.read_text())["models"]
+            for column, scores in columns.items():
+                guidance = re.search(r"guidance ([\d.]+)$", column)
+                assert guidance is not None
+                rows = found[guidance[1]].setdefault(arm, {})
+                overall = scores["strict"]["tasks"]  # the mean over tasks, as GenEval's
+                tasks = {task: mean for task, mean in scores["strict"].items() if task not in ("all", "tasks")}
+                for task, mean in {**tasks, "overall": overall}.items():
+                    rows.setdefault(task, []).append(mean["mean"])
+    return found
+
+
+def best_rates(study: Study) -> Mapping[str, float]:
+    """Each method's searched learning rate with the highest last held-out score."""
+    scores = {record.label: record.after[SEARCH.score] for record in study.records(SEARCH) if not record.diverged}
+    return {
+        method: max(SEARCHED_RATES[method], key=lambda rate: scores.get(searched(method, rate), float("-inf")))
+        for method in METHODS
+    }
