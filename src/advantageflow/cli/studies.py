@@ -1,0 +1,115 @@
+"""`compare`, `reproduce` and `report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+JobsOption = Annotated[int, typer.Option(min=1, help="Runs at once.")]
+RunThreadsOption = Annotated[int, typer.Option(min=0, help="CPU threads of each run; 0 for PyTorch's choice.")]
+
+
+def compare(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe or a YAML file.")],
+    changes: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes for every arm.")] = None,
+    vary: Annotated[
+        list[str] | None, typer.Option(help="KEY=VALUE,VALUE, or recipe=NAME,NAME; several options are combined.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1)] = 3,
+    budget: Annotated[str, typer.Option(help="Of each run: 10m, 600s, 60iterations or 5000images.")] = "5m",
+    baseline: Annotated[
+        str, typer.Option(help="The arm that the others are tested against; default: nft or the first.")
+    ] = "",
+    score: Annotated[str, typer.Option(help="The held-out score that is compared; default: the recipe's first.")] = "",
+    jobs: JobsOption = 1,
+    threads: RunThreadsOption = 0,
+    output: Annotated[Path, typer.Option(help="Folder of the comparison; run again to go on.")] = Path("comparison"),
+) -> None:
+    """Train several methods with several seeds, and compare them."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.markdown import Markdown
+    from rich.table import Table
+
+    from advantageflow import compare as comparison
+    from advantageflow.config import ConfigError
+    from advantageflow.report.comparison import table
+
+    arms = comparison.parse_arms(vary or ["objective=advantageflow-1.1,advantageflow-1-A,nft,flow-grpo"], recipe)
+    labels = [arm.label for arm in arms]
+    baseline = baseline or ("nft" if "nft" in labels else labels[0])
+    if baseline not in labels:
+        raise ConfigError(f"--baseline is {baseline!r}; the arms are {', '.join(labels)}")
+    runs = comparison.plan_runs(arms, seeds, budget, changes or [], output)
+
+    def status() -> Table:
+        shown = Table("arm", *(f"seed {seed}" for seed in range(seeds)))
+        for label in labels:
+            cells = []
+            for run in (run for run in runs if run.arm.label == label):
+                rows = run.rows()
+                state = "diverged" if run.diverged else "done" if run.finished else ""
+                cells.append(f"{len(rows)}: {rows[-1]['reward/mean']:.3f} {state}" if rows else state or "-")
+            shown.add_row(label, *cells)
+        return shown
+
+    console = Console()
+    with Live(get_renderable=status, console=console, refresh_per_second=0.5):
+        comparison.finish_all(runs, jobs=jobs, threads=threads)
+    result = comparison.report(runs, baseline, output, score or None)
+    console.print(Markdown(table(result)))
+    console.print(f"figures, numbers and report.html: {output}", highlight=False, soft_wrap=True)
+    if not (output / "report.html").exists():
+        console.print('report.html needs plotly: pip install "advantageflow[report]"', markup=False)
+
+
+def reproduce(
+    figure: Annotated[str, typer.Argument(help="fig2, fig3a, fig3b, fig3c, fig5, table1, steps, search, or all.")],
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One seed and small runs, kept apart: does it work, roughly?")
+    ] = False,
+    jobs: JobsOption = 2,
+    threads: RunThreadsOption = 1,
+    runs: Annotated[Path, typer.Option(help="Folder of the runs; run again to go on.")] = Path("runs/reproduce"),
+    results: Annotated[Path, typer.Option(help="Folder of records, tables and figures.")] = Path("results"),
+    only_report: Annotated[bool, typer.Option("--only-report", help="Train nothing; report what there is.")] = False,
+) -> None:
+    """Repeat the paper's experiments at the size of the built-in worlds."""
+    from rich.console import Console
+    from rich.markdown import Markdown
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+
+    from advantageflow.paper.experiments import FIGURES, QUICK, figures
+    from advantageflow.paper.report import report
+    from advantageflow.paper.study import Study, run_all
+
+    names = figures(figure)
+    study = Study(runs, results)
+    if quick:
+        study = Study(runs / "quick", runs / "quick" / "results", QUICK, seeds=1)
+    console = Console()
+    if not only_report:
+        plan = study.plan([panel for name in names for panel in FIGURES[name]])
+        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        with Progress("{task.description}", *columns, console=console) as progress:
+            task = progress.add_task("runs", total=len(plan))
+            for line in run_all(study, plan, jobs=jobs, threads=threads):
+                progress.advance(task)
+                console.print(line, highlight=False)
+    for name in report(study, names):
+        console.print(Markdown((study.results / f"{name}.md").read_text()))
+    console.print(f"numbers and figures: {study.results}", highlight=False, soft_wrap=True)
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, finished or not.")],
+    output: Annotated[Path, typer.Option(help="File to write.")] = Path("report.html"),
+) -> None:
+    """Show runs in one HTML file: scores, curves, pictures through training, settings."""
+    from rich.console import Console
+
+    from advantageflow.report.run_page import write_report
+
+    Console().print(f"wrote {write_report(runs, output)}", highlight=False, soft_wrap=True)

@@ -1,0 +1,145 @@
+"""`train`."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from advantageflow.config import Config
+    from advantageflow.run_directory import RunDirectory
+
+
+def train(
+    recipe: Annotated[str | None, typer.Argument(help="A shipped recipe or a YAML file; default: scenes.")] = None,
+    changes: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/RECIPE-TIME.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue the run in this folder.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Print what the run would cost, and stop.")] = False,
+) -> None:
+    """Improve a model with a reward."""
+    from rich.console import Console
+
+    from advantageflow.config import ConfigError, load_config
+
+    if recipe is not None and "=" in recipe:
+        changes = [recipe, *(changes or [])]
+        recipe = None
+    if resume is None:
+        config = load_config(recipe or "scenes", changes or [])
+        if plan:
+            from advantageflow.plan import print_plan
+
+            print_plan(config)
+            return
+    elif recipe or changes or output or plan:
+        raise ConfigError(
+            "--resume continues a run as it was configured; give no recipe, key=value, --output or --plan with it"
+        )
+    from advantageflow.run_directory import RunDirectory
+
+    directory = None
+    if resume is not None:
+        directory, config = RunDirectory.open(resume)
+    inputs = _load_inputs(config)
+    if directory is None:
+        name = Path(recipe or "scenes").stem
+        directory = RunDirectory.create(output or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}", config)
+    _run(Console(), config, directory, inputs)
+
+
+def _load_inputs(config: Config) -> dict[str, Any]:
+    """Prompts and rewards, checked before a model is loaded."""
+    from advantageflow.models import check_model_path
+    from advantageflow.prompts import load_prompt_sets
+    from advantageflow.rewards import check_reward, load_reward
+
+    check_model_path(config.model.path)
+    names = {*config.reward_weights, *config.evaluation.rewards.values()}
+    for name in names:
+        check_reward(name)
+    sets = load_prompt_sets(config.prompts)
+    loaded = {name: load_reward(name) for name in names}  # last, since it may load weights
+    for prompts in sets:
+        for name, reward in loaded.items():
+            check = getattr(reward, "check_prompt", None)
+            if check:
+                prompts.check(check, f"the reward {name!r}")
+    return {
+        "train_prompts": sets[0],
+        "held_out_prompts": sets[1],
+        "rewards": {name: loaded[name] for name in config.reward_weights},
+        "evaluated": {label: loaded[name] for label, name in config.evaluation.rewards.items()},
+    }
+
+
+def _run(console: Console, config: Config, directory: RunDirectory, inputs: dict[str, Any]) -> None:
+    import torch
+
+    from advantageflow.models import load_model
+    from advantageflow.progress import Display
+    from advantageflow.trainer import Trainer
+
+    console.print(f"run folder: {directory.path}", highlight=False)
+    if config.run.threads:
+        torch.set_num_threads(config.run.threads)
+    device = config.model.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_model(device=device, **config.model.model_dump(exclude={"device"}))
+    with Display(console, config.run.iterations) as display:
+        trainer = Trainer(config, directory, model, display=display, **inputs)
+
+        def stop(number: int, frame: object) -> None:
+            if trainer.stopping:
+                raise KeyboardInterrupt
+            trainer.stopping = True
+            console.print("stopping after this iteration; press Ctrl-C again to stop at once")
+
+        previous = signal.signal(signal.SIGINT, stop)
+        try:
+            summary = trainer.run()
+        except KeyboardInterrupt:
+            summary = None
+        finally:
+            signal.signal(signal.SIGINT, previous)
+    if summary is None:
+        console.print(f"stopped; continue with: advantageflow train --resume {directory.path}", highlight=False)
+        raise typer.Exit(130)
+    _print_summary(console, directory, summary)
+
+
+def _print_summary(console: Console, directory: RunDirectory, summary: dict[str, Any]) -> None:
+    columns = {"before": summary["before"], "after": summary["after"]}
+    _print_scores(console, "Held-out prompts", columns)
+    minutes = summary["seconds"]["training"] / 60
+    console.print(f"{summary['iterations']} iterations, {minutes:.1f} minutes of training", highlight=False)
+    console.print(
+        f"pictures: {directory.samples / 'before_after.png'}, {directory.curve}", highlight=False, soft_wrap=True
+    )
+    console.print(f"in one page: advantageflow report {directory.path}", highlight=False, soft_wrap=True)
+    if directory.lora.exists():
+        console.print(f"adapter for diffusers: {directory.lora}", highlight=False, soft_wrap=True)
+
+
+def _print_scores(console: Console, title: str, columns: dict[str, dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    table = Table(title=title)
+    table.add_column("score")
+    for name in columns:
+        table.add_column(name, justify="right")
+    first = next(iter(columns.values()))
+    for label in (label for label in first if label != "tasks"):
+        table.add_row(label, *(f"{column[label]:.3f}" for column in columns.values()))
+    if len(first["tasks"]) > 1:
+        table.add_section()
+        for task in first["tasks"]:
+            table.add_row(f"  {task}", *(f"{column['tasks'][task]:.3f}" for column in columns.values()))
+    console.print(table)
