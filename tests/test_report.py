@@ -75,6 +75,8 @@ def page(finished, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def comparison_page(tmp_path_factory):
+    config = {"rollout": {"prompts_per_iteration": 2, "images_per_prompt": 5}, "learn": {"optimizer_steps": 1}}
+
     def record(label, seed, rate):
         found = {name: [0.1 * rate] * 4 for name in ("diversity", "grad_norm", "distance/to_reference", "reward/mean")}
         losses = {f"loss/{sign}_advantage": [0.1] * 4 for sign in ("positive", "negative")}
@@ -82,7 +84,7 @@ def comparison_page(tmp_path_factory):
         times = {"seconds/training": [3.0, 6.0, 9.0, 12.0]}
         points = [(i, scores(0.2 + rate * (0.1 * i + 0.01 * i * seed))) for i in (0, 2, 4)]
         memory = 2**30 if label == "slow" else None
-        return Record(label, seed, 10, 1, False, points, {**found, **losses, **seconds, **times}, memory, {})
+        return Record(label, seed, config, False, points, {**found, **losses, **seconds, **times}, memory, {})
 
     records = [record(label, seed, rate) for seed in range(3) for label, rate in (("slow", 0.5), (NASTY, 1.0))]
     return write_comparison(analyse(records, "slow"), tmp_path_factory.mktemp("comparison") / "report.html")

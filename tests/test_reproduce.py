@@ -1,6 +1,7 @@
 """The paper's experiments: what is run, what is kept of a run, and what is concluded from known results."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -116,7 +117,7 @@ NOISY = [[0.2 + slope * i for i in range(9)] for slope in (0.07, 0.03, 0.06)]
 def test_verdicts_of_known_results(tmp_path):
     study, panel = known_study(tmp_path, {NFT: SLOW, "fast": FAST, "little": LITTLE, "noisy": NOISY})
     assert faster(panel, "fast", 0.5, study).verdict == REPRODUCED
-    assert "0.50 [0.5" in faster(panel, "fast", 0.5, study).measured
+    assert "needs 0.50 of the images" in faster(panel, "fast", 0.5, study).measured
     assert faster(panel, "little", 0.5, study).verdict == DIFFERENT
     assert faster(panel, "noisy", 0.5, study).verdict == NOT_SHOWN
     assert faster(panel, "missing", 0.5, study) is None
@@ -175,7 +176,8 @@ def test_without_results_every_claim_is_pending(tmp_path):
 
 
 def test_what_is_kept_agrees_with_what_is_claimed(stored):
-    """The stored search chose the learning rates in use, and the stored figures follow from the stored records."""
+    """Stored records were made by the recipes as they are; they chose the learning rates, and the claims follow."""
+    assert stored.plan([panel for panels in FIGURES.values() for panel in panels])
     searched = stored.records(SEARCH)
     if len(searched) == len(SEARCH.arms):
         assert dict(best_rates(stored)) == LEARNING_RATES
@@ -215,6 +217,9 @@ def test_a_run_becomes_a_record_and_is_not_repeated(tmp_path, tiny_pipeline_fold
     lines = list(run_all(study, study.plan([panel]), jobs=2, threads=1))
     assert len(lines) == 2
     assert {record.label for record in study.records(panel)} == {AF, NFT}
+    changed = replace(study, changes=(*study.changes, "learn.t_draws=3"))
+    with pytest.raises(ConfigError, match=r"made with other settings \(learn.t_draws is 3 and was 2\); remove it"):
+        changed.plan([panel])
     monkeypatch.setattr("advantageflow.paper.study.finish", lambda *_: pytest.fail("a finished run was started again"))
     list(run_all(study, study.plan([panel]), jobs=2, threads=1))
 

@@ -22,7 +22,7 @@ class Record:
 
     Args:
         label: of its arm.
-        images, steps: that an iteration generates and takes.
+        config: every setting, as in the run's config.yaml.
         evaluations: held-out scores, each with the iterations before it, from 0 to the last; where the run diverged,
             to the last that was made.
         metrics: name -> value of each iteration; None where there was nothing to average.
@@ -31,8 +31,7 @@ class Record:
 
     label: str
     seed: int
-    images: int
-    steps: int
+    config: dict[str, Any]
     diverged: bool
     evaluations: list[tuple[int, dict[str, Any]]]
     metrics: dict[str, list[float | None]]
@@ -53,7 +52,11 @@ class Record:
 
     def curve(self, score: str, axis: str) -> tuple[list[float], list[float]]:
         """A held-out score against "seconds" of training, "images" generated, or optimizer "steps"."""
-        per_iteration = {"images": self.images, "steps": self.steps}
+        rollout = self.config["rollout"]
+        per_iteration = {
+            "images": rollout["prompts_per_iteration"] * rollout["images_per_prompt"],
+            "steps": self.config["learn"]["optimizer_steps"],
+        }
         seconds = [0.0, *(value or 0.0 for value in self.metrics["seconds/training"])]
         places = [
             seconds[done] if axis == "seconds" else float(done * per_iteration[axis]) for done, _ in self.evaluations
@@ -86,8 +89,7 @@ def read_run(folder: Path, label: str, seed: int, diverged: bool = False) -> Rec
     return Record(
         label=label,
         seed=seed,
-        images=config["rollout"]["prompts_per_iteration"] * config["rollout"]["images_per_prompt"],
-        steps=config["learn"]["optimizer_steps"],
+        config=config,
         diverged=diverged,
         evaluations=evaluations,
         metrics={name: [row[name] for row in rows] for name in names},

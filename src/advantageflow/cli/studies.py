@@ -90,8 +90,8 @@ def reproduce(
     if quick:
         study = Study(runs / "quick", runs / "quick" / "results", QUICK, seeds=1)
     console = Console()
+    plan = study.plan([panel for name in names for panel in FIGURES[name]])
     if not only_report:
-        plan = study.plan([panel for name in names for panel in FIGURES[name]])
         columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         with Progress("{task.description}", *columns, console=console) as progress:
             task = progress.add_task("runs", total=len(plan))

@@ -29,7 +29,7 @@ from advantageflow.paper.experiments import (
     gamma_arm,
 )
 from advantageflow.paper.study import Study, table1
-from advantageflow.report.comparison import cell
+from advantageflow.report.page import interval
 from advantageflow.statistics import Interval, paired_difference
 
 REPRODUCED, DIFFERENT, NOT_SHOWN, NOT_REPRODUCED = "reproduced", "different here", "not shown", "not reproduced"
@@ -68,7 +68,7 @@ def faster(panel: Panel, arm: str, share: float, study: Study) -> Finding | None
         verdict = NOT_SHOWN
     else:
         verdict = NOT_REPRODUCED
-    shares = f"{cell(ratios['images'], 2)} of the images, {cell(ratios['seconds'], 2)} of the time"
+    shares = f"{interval(ratios['images'], 2)} of the images, {interval(ratios['seconds'], 2)} of the time"
     return Finding(f"{panel.title}: {arm} needs {shares}", verdict)
 
 
@@ -117,8 +117,8 @@ def _verdict(difference: Interval | None, text: str) -> Finding | None:
     return Finding(f"{text}: {_signed(difference)}", verdict)
 
 
-def _signed(interval: Interval) -> str:
-    return f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+def _signed(change: Interval) -> str:
+    return f"{change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}]"
 
 
 def _claims() -> list[Claim]:

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from advantageflow.compare import Arm, Run, child_environment, finish, in_parallel, slug
-from advantageflow.config import ConfigError
+from advantageflow.config import ConfigError, check_config, flatten, load_config
 from advantageflow.paper.experiments import ARMS, GUIDANCE, METHODS, MULTI, SEARCH, SEARCHED_RATES, Panel, searched
 from advantageflow.record import Record
 
@@ -36,7 +36,11 @@ class Study:
     seeds: int | None = None
 
     def plan(self, panels: Sequence[Panel]) -> list[Run]:
-        """Every run of the panels once; all arms of a seed before the next seed."""
+        """Every run of the panels once; all arms of a seed before the next seed.
+
+        Raises:
+            ConfigError: there is a record of one of them with other settings.
+        """
         found: dict[Path, tuple[int, Run]] = {}
         for panel in panels:
             for rank, seed in enumerate(panel.seeds[: self.seeds]):
@@ -44,7 +48,22 @@ class Study:
                     folder = self.runs / panel.recipe / f"{slug(label)}-{seed}"
                     arm = Arm(label, panel.recipe, ARMS[label])
                     found.setdefault(folder, (rank, Run(arm, seed, folder, self.changes)))
-        return [run for _, run in sorted(found.values(), key=lambda entry: entry[0])]
+        runs = [run for _, run in sorted(found.values(), key=lambda entry: entry[0])]
+        for run in runs:
+            self._check(run)
+        return runs
+
+    def _check(self, run: Run) -> None:
+        file = self.file(run.arm.recipe, run.arm.label, run.seed)
+        if not file.exists():
+            return
+        then = flatten(check_config(Record.load(file).config).model_dump(mode="json"))
+        changes = [*run.arm.changes, *run.changes, f"seed={run.seed}", f"run.threads={then['run.threads']}"]
+        now = flatten(load_config(run.arm.recipe, changes).model_dump(mode="json"))
+        changed = [key for key in {**then, **now} if then.get(key) != now.get(key)]
+        if changed:
+            shown = ", ".join(f"{key} is {now.get(key)!r} and was {then.get(key)!r}" for key in changed)
+            raise ConfigError(f"the record {file} was made with other settings ({shown}); remove it to run again")
 
     def file(self, recipe: str, label: str, seed: int) -> Path:
         """Where the record of a run is kept."""

@@ -12,16 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from advantageflow.record import SIGNS, Record
+from advantageflow.report.page import interval
 from advantageflow.statistics import bootstrap_band, interpolate_curves
 
 AXES = {"seconds": "training time (s)", "images": "images generated", "steps": "optimizer steps"}
-
-
-def cell(interval: Mapping[str, float | None], digits: int = 3) -> str:
-    """An interval as "value [low, high]", or the value alone where they are one; None is "never"."""
-    value, low, high = (interval[part] for part in ("value", "low", "high"))
-    shown = ["never" if part is None else f"{part:.{digits}f}" for part in (value, low, high)]
-    return shown[0] if value == low == high else f"{shown[0]} [{shown[1]}, {shown[2]}]"
 
 
 def table(result: Mapping[str, Any]) -> str:
@@ -31,9 +25,9 @@ def table(result: Mapping[str, Any]) -> str:
         arm: [
             str(len(found["seeds"])),
             f"{found['before']:.3f}",
-            cell(found["after"]),
+            interval(found["after"]),
             _p_value(result, arm, score),
-            *(cell(found["time_ratio"][axis], 2) for axis in ("images", "seconds")),
+            *(interval(found["time_ratio"][axis], 2) for axis in ("images", "seconds")),
         ]
         for arm, found in arms.items()
     }

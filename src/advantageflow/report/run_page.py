@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from advantageflow.config import Config, ConfigError, check_config
+from advantageflow.config import Config, ConfigError, check_config, flatten
 from advantageflow.record import SIGNS
 from advantageflow.report.page import (
     Chart,
@@ -380,17 +380,6 @@ def default_settings(config: Config) -> dict[str, Any]:
     """Flat defaults of the configuration's method; the default method itself is `Config`'s."""
     default = flatten(check_config({"objective": {"name": config.objective.name}}).model_dump(mode="json"))
     return default | {"objective.name": Config().objective.name}
-
-
-def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as "section.key"; rewards with their weights or labels stay one value."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict) and key not in ("reward", "rewards"):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def _shown(value: Any) -> str:
