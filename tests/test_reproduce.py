@@ -86,8 +86,8 @@ def test_the_search_gives_every_method_as_many_tries_on_a_seed_of_its_own():
     assert not used & set(SEARCH.seeds)
 
 
-def test_figures_share_runs():
-    study = Study(Path("runs"), Path("results"))
+def test_figures_share_runs(tmp_path):
+    study = Study(tmp_path / "runs", tmp_path / "results")
     both = study.plan([*FIGURES["fig2"], *FIGURES["fig3b"]])
     assert len({entry.folder for entry in both}) == len(both)
     assert len(both) < len(study.plan(FIGURES["fig2"])) + len(study.plan(FIGURES["fig3b"]))

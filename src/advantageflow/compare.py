@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from advantageflow.checkpoint import write_atomic
 from advantageflow.config import Config, ConfigError, load_config
+from advantageflow.processes import child_environment, in_parallel
 from advantageflow.record import SIGNS, Record, read_run
 from advantageflow.report.comparison import AXES, draw_figure, draw_stability, table
 from advantageflow.report.comparison_page import write_comparison
@@ -157,11 +156,6 @@ def plan_runs(arms: Sequence[Arm], seeds: int, budget: str, extra: Sequence[str]
     ]
 
 
-def child_environment(threads: int) -> dict[str, str]:
-    """Of a process with so many CPU threads; 0 for PyTorch's choice."""
-    return {**os.environ, "OMP_NUM_THREADS": str(threads)} if threads else dict(os.environ)
-
-
 def finish(run: Run, threads: int) -> None:
     """Bring one run to its end, from wherever it is.
 
@@ -183,19 +177,6 @@ def finish(run: Run, threads: int) -> None:
         run.beside(".diverged").touch()
     elif code != 0:
         raise ConfigError(f"the run {run.folder} failed with exit code {code}; see {log}")
-
-
-T = TypeVar("T")
-
-
-def in_parallel(tasks: Sequence[Callable[[], T]], jobs: int) -> Iterator[T]:
-    """Results of tasks as they are done, `jobs` at once; after an error no further one is started."""
-    pool = ThreadPoolExecutor(jobs)
-    try:
-        for future in as_completed([pool.submit(task) for task in tasks]):
-            yield future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def finish_all(runs: Sequence[Run], *, jobs: int, threads: int) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-JobsOption = Annotated[int, typer.Option(min=1, help="Runs at once.")]
+JobsOption = Annotated[int, typer.Option(min=1, help="Runs at once; of several GPUs each has one.")]
 RunThreadsOption = Annotated[int, typer.Option(min=0, help="CPU threads of each run; 0 for PyTorch's choice.")]
 
 

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from advantageflow.compare import Arm, Run, child_environment, finish, in_parallel, slug
+from advantageflow.compare import Arm, Run, finish, slug
 from advantageflow.config import ConfigError, check_config, flatten, load_config
 from advantageflow.paper.experiments import ARMS, GUIDANCE, METHODS, MULTI, SEARCH, SEARCHED_RATES, Panel, searched
+from advantageflow.processes import child_environment, in_parallel
 from advantageflow.record import Record
 
 
