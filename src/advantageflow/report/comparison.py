@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from advantageflow.record import SIGNS, Record
-from advantageflow.report.page import interval
+from advantageflow.report.page import interval, p_text
 from advantageflow.statistics import bootstrap_band, interpolate_curves
 
 AXES = {"seconds": "training time (s)", "images": "images generated", "steps": "optimizer steps"}
@@ -63,7 +63,7 @@ def markdown(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
 
 def _p_value(result: Mapping[str, Any], arm: str, score: str) -> str:
     value = result["p_values"].get(arm, {}).get(score)
-    return "" if value is None else f"{value:.3f}"
+    return "" if value is None else p_text(value)
 
 
 def draw_figure(results: Mapping[str, Mapping[str, Any]], axis: str, file: Path) -> None:
