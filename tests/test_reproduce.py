@@ -21,6 +21,7 @@ from advantageflow.paper.claims import (
     better,
     better_in_table,
     claims_table,
+    doubled,
     faster,
 )
 from advantageflow.paper.experiments import (
@@ -124,6 +125,16 @@ def test_verdicts_of_known_results(tmp_path):
     assert better(panel, "fast", "little", study).verdict == REPRODUCED
     assert better(panel, "little", "fast", study).verdict == NOT_REPRODUCED
     assert better(panel, "noisy", NFT, study).verdict == NOT_SHOWN
+    double = {"twice": [[0.2, 2 * seed[-1]] for seed in SLOW], NFT: SLOW, "fast": FAST}
+    study, panel = known_study(tmp_path / "double", double)
+    assert doubled(panel, "twice", NFT, study).verdict == REPRODUCED
+    assert doubled(panel, "fast", NFT, study).verdict == DIFFERENT
+    assert doubled(panel, NFT, "fast", study).verdict == NOT_REPRODUCED
+    assert "0.600 against 1.001, a factor of 0.60" in doubled(panel, NFT, "fast", study).measured
+
+
+def test_verdicts_of_what_is_alike(tmp_path):
+    study, panel = known_study(tmp_path, {NFT: SLOW, "fast": FAST, "noisy": NOISY})
     assert alike(panel, NFT, NFT, study).verdict == REPRODUCED
     assert alike(panel, "fast", NFT, study).verdict == NOT_REPRODUCED
     assert alike(panel, "noisy", NFT, study).verdict == NOT_SHOWN

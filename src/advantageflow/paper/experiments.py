@@ -26,13 +26,18 @@ SEARCHED_RATES: dict[str, tuple[float, ...]] = {
 # What it chose: the highest last held-out score. A test holds this against the stored results.
 LEARNING_RATES = {AF_A: 4e-3, AF: 4e-3, NFT: 2e-3, GRPO: 1e-3}
 GAMMAS = (0, 0.2, 0.5, 2, 5)
-# What lies between DiffusionNFT and AdvantageFlow(1-A): its code's curvature is 5β, it scales by errors, and it divides
-# by the spread of raw rewards. With all three changed, only the space of the reference term differs.
+# What lies between DiffusionNFT and AdvantageFlow(1-A): its code's curvature is 5β, it divides by errors, and it
+# normalizes by the spread of raw rewards. With all three changed, only the space of the reference term differs.
 STEPS: dict[str, tuple[str, ...]] = {
-    "DiffusionNFT, curvature 1": ("objective.beta=0.2",),
-    "DiffusionNFT, plain squares": ("objective.adaptive_scale=false",),
-    "DiffusionNFT, eq. 6": ("advantage.normalize=centered_rms", "advantage.clip=1"),
-    "DiffusionNFT, curvature 1, plain squares": ("objective.beta=0.2", "objective.adaptive_scale=false"),
+    "DiffusionNFT, curvature 1": (*METHODS[NFT], "objective.beta=0.2"),
+    "DiffusionNFT, plain squares": (*METHODS[NFT], "objective.adaptive_scale=false"),
+    "DiffusionNFT, eq. 6": (*METHODS[NFT], "advantage.normalize=centered_rms", "advantage.clip=1"),
+    "DiffusionNFT, curvature 1, plain squares": (
+        *METHODS[NFT],
+        "objective.beta=0.2",
+        "objective.adaptive_scale=false",
+    ),
+    "AdvantageFlow(1-A), divided by errors": (*METHODS[AF_A], "objective.adaptive_scale=true"),
 }
 GUIDANCE = 2.0  # of Table 1's second half
 QUICK = ("run.iterations=8", "evaluation.every=4", "evaluation.num_images=240")
@@ -58,7 +63,7 @@ def _arms() -> dict[str, tuple[str, ...]]:
         "DiffusionNFT(β=0.1)": (*METHODS[NFT], "objective.beta=0.1", found[NFT][-1]),
         "AdvantageFlow(1.1), re-centred": (*found[AF], "advantage.recenter=true"),
     }
-    found |= {step: (*METHODS[NFT], *changes, found[AF_A][-1]) for step, changes in STEPS.items()}
+    found |= {step: (*changes, found[AF_A][-1]) for step, changes in STEPS.items()}
     return found | {
         searched(method, rate): (*changes, _rate(rate))
         for method, changes in METHODS.items()

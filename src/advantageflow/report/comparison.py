@@ -68,8 +68,10 @@ def _p_value(result: Mapping[str, Any], arm: str, score: str) -> str:
 
 def draw_figure(results: Mapping[str, Mapping[str, Any]], axis: str, file: Path) -> None:
     """Mean curves with 95 % bands over seeds, one panel per title; `file` without its ending, as PNG and SVG."""
-    figure = Figure(figsize=(1.5 + 5 * len(results), 4.4), layout="constrained")
-    panels = figure.subplots(1, len(results), squeeze=False)[0]
+    columns = len(results) if len(results) < 4 else 2
+    rows = -(-len(results) // columns)
+    figure = Figure(figsize=(1.5 + 5 * columns, 4.4 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for panel, (title, result) in zip(panels, results.items(), strict=True):
         for color, (arm, found) in enumerate(result["arms"].items()):
             curves = found["curves"][axis]
