@@ -115,7 +115,8 @@ def test_a_method_twice_as_fast_is_reported_so(known, tmp_path):
     assert result["arms"]["bad"]["diverged"] == 1
     assert result["arms"]["slow"]["collapsed"] == [False] * 3
     expected = stats.ttest_rel([0.9, 0.94, 0.86], [0.6, 0.62, 0.58]).pvalue
-    assert result["p_values"]["fast"]["strict"] == pytest.approx(6 * expected)  # the smallest of six
+    assert result["p_values"]["fast"]["strict"] == pytest.approx(2 * expected)  # the smaller of two arms
+    assert result["p_values"]["fast"]["a"] == pytest.approx(4 * expected)  # two tasks each
     assert result["arms"]["fast"]["after"]["value"] == pytest.approx(0.9)
     assert result["arms"]["fast"]["stability"]["negative"] == {"mean": pytest.approx(-0.3), "largest": 0.3}
     text = table(result)

@@ -274,18 +274,22 @@ def _pairs(records: Sequence[Record], others: Sequence[Record]) -> list[tuple[Re
 
 
 def _tests(paired: Mapping[str, Sequence[tuple[Record, Record]]], score: str) -> dict[str, dict[str, float]]:
-    """Holm-corrected p-values of paired t-tests against the baseline, of the score and of every task, by arm."""
-    raw: dict[str, float] = {}
+    """P-values of paired t-tests against the baseline, by arm, of the score and of every task.
+
+    Holm-corrected for the number of arms; those of the tasks, a second family, for arms times tasks.
+    """
+    families: tuple[dict[tuple[str, str], float], ...] = ({}, {})
     for arm, pairs in paired.items():
         if len(pairs) < 2:
             continue
         ours, theirs = ([_flat(pair[side].after, score) for pair in pairs] for side in (0, 1))
         for name in ours[0]:
-            raw[f"{arm}\n{name}"] = paired_p_value([one[name] for one in ours], [one[name] for one in theirs])
+            p_value = paired_p_value([one[name] for one in ours], [one[name] for one in theirs])
+            families[name != score][arm, name] = p_value
     result: dict[str, dict[str, float]] = {}
-    for key, value in holm(raw).items():
-        arm, _, name = key.partition("\n")
-        result.setdefault(arm, {})[name] = value
+    for family in families:
+        for (arm, name), value in holm(family).items():
+            result.setdefault(arm, {})[name] = value
     return result
 
 

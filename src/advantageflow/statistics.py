@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from scipy import stats
 
 RESAMPLES = 10_000
+Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,9 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> Interv
     return Interval(mean, mean - half, mean + half)
 
 
-def holm(p_values: dict[str, float]) -> dict[str, float]:
+def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
     """P-values corrected for their number (Holm, 1979): each is at most what Bonferroni gives."""
-    corrected: dict[str, float] = {}
+    corrected: dict[Name, float] = {}
     largest = 0.0
     ordered = sorted(p_values, key=lambda name: p_values[name])
     for rank, name in enumerate(ordered):

@@ -140,7 +140,7 @@ def _signed(change: Interval) -> str:
 def _claims() -> list[Claim]:
     multi, clip_part, preference_part = FIGURES["fig3a"]
     gamma, recentred = FIGURES["fig3b"]
-    (weak,), (large,) = FIGURES["fig3c"], FIGURES["fig5"]
+    (weak,), (large,), (steps,) = FIGURES["fig3c"], FIGURES["fig5"], FIGURES["steps"]
     claims = []
     for panel in (SCENES, PREFERENCE, CLIP):
         for arm in (AF_A, AF):
@@ -153,6 +153,12 @@ def _claims() -> list[Claim]:
         Claim("2", "on OCR, AdvantageFlow(1.1) is slightly better than (1-A)", partial(better, WORDS, AF, AF_A)),
         Claim("2", "on OCR, Flow-GRPO is above DiffusionNFT", partial(better, WORDS, GRPO, NFT)),
     ]
+    claims += [
+        Claim("-", "AdvantageFlow(1-A) is ahead of DiffusionNFT at equal curvature, too",
+              partial(better, steps, AF_A, "DiffusionNFT, curvature 1")),
+        Claim("-", "dividing by errors, as DiffusionNFT does, helps AdvantageFlow(1-A)",
+              partial(better, steps, "AdvantageFlow(1-A), divided by errors", AF_A)),
+    ]  # fmt: skip
     for arm in (AF_A, AF):
         text = f"{arm} on the sum of rewards reaches DiffusionNFT's best in less than half of the time"
         claims += [Claim("3a", text, partial(faster, panel, arm, 0.5)) for panel in (multi, clip_part, preference_part)]
@@ -160,7 +166,7 @@ def _claims() -> list[Claim]:
         Claim("3b", "too small a γ is unstable", partial(better, gamma, AF, gamma_arm(0.2))),
         Claim("3b", "too large a γ is slow", partial(better, gamma, AF, gamma_arm(5))),
         Claim("-", "without the rollout term learning is unstable", partial(better, gamma, AF, gamma_arm(0))),
-        Claim("-", "re-centring advantages after clipping helps (a remedy, not the paper's)",
+        Claim("-", "re-centring advantages after clipping helps",
               partial(better, recentred, "AdvantageFlow(1.1), re-centred", AF)),
         Claim("3c", "AdvantageFlow(0.01-0.1A) is as good as DiffusionNFT at β = 0.1",
               partial(alike, weak, "AdvantageFlow(0.01-0.1A)", "DiffusionNFT(β=0.1)")),
