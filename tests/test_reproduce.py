@@ -69,7 +69,7 @@ def test_every_arm_of_every_figure_is_a_valid_recipe(name):
         assert panel.baseline in panel.arms
         for label in panel.arms:
             config = load_config(panel.recipe, [*ARMS[label], *QUICK])
-            assert panel.score in config.evaluation.rewards
+            assert set(panel.parts or [panel.score]) <= set(config.evaluation.rewards)
             assert config.advantage.recenter == ("re-centred" in label)  # eq. 6 as it is printed
 
 
@@ -138,6 +138,13 @@ def test_verdicts_of_what_is_alike(tmp_path):
     assert alike(panel, NFT, NFT, study).verdict == REPRODUCED
     assert alike(panel, "fast", NFT, study).verdict == NOT_REPRODUCED
     assert alike(panel, "noisy", NFT, study).verdict == NOT_SHOWN
+
+
+def test_a_sum_of_scores_is_compared_as_one(tmp_path):
+    study, panel = known_study(tmp_path, {NFT: SLOW, "fast": FAST})
+    doubled_score = replace(panel, score="sum", parts=("strict", "strict"))
+    assert study.records(doubled_score)[0].after["sum"] == 2 * study.records(panel)[0].after["strict"]
+    assert faster(doubled_score, "fast", 0.5, study).measured == faster(panel, "fast", 0.5, study).measured
 
 
 def test_two_seeds_are_too_few_for_a_verdict(tmp_path):

@@ -138,9 +138,9 @@ def _signed(change: Interval) -> str:
 
 
 def _claims() -> list[Claim]:
-    multi, clip_part, preference_part = FIGURES["fig3a"]
+    total, clip_part, preference_part, _ = FIGURES["fig3a"]
     gamma, recentred = FIGURES["fig3b"]
-    (weak,), (large,), (steps,) = FIGURES["fig3c"], FIGURES["fig5"], FIGURES["steps"]
+    (weak,), (large, _), (steps,) = FIGURES["fig3c"], FIGURES["fig5"], FIGURES["steps"]
     claims = []
     for panel in (SCENES, PREFERENCE, CLIP):
         for arm in (AF_A, AF):
@@ -161,7 +161,7 @@ def _claims() -> list[Claim]:
     ]  # fmt: skip
     for arm in (AF_A, AF):
         text = f"{arm} on the sum of rewards reaches DiffusionNFT's best in less than half of the time"
-        claims += [Claim("3a", text, partial(faster, panel, arm, 0.5)) for panel in (multi, clip_part, preference_part)]
+        claims += [Claim("3a", text, partial(faster, panel, arm, 0.5)) for panel in (total, clip_part, preference_part)]
     claims += [
         Claim("3b", "too small a γ is unstable", partial(better, gamma, AF, gamma_arm(0.2))),
         Claim("3b", "too large a γ is slow", partial(better, gamma, AF, gamma_arm(5))),

@@ -73,7 +73,12 @@ class Study:
     def records(self, panel: Panel) -> list[Record]:
         """What has been finished of a panel."""
         files = [self.file(panel.recipe, label, seed) for label in panel.arms for seed in panel.seeds[: self.seeds]]
-        return [Record.load(file) for file in files if file.exists()]
+        records = [Record.load(file) for file in files if file.exists()]
+        if panel.parts:
+            for record in records:
+                for _, scores in record.evaluations:
+                    scores[panel.score] = sum(scores[part] for part in panel.parts)
+        return records
 
     def finish(self, run: Run, threads: int) -> None:
         """Bring a run to its end, keep its record, and score a multi-reward policy by the verifier (Table 1)."""
