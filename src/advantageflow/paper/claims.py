@@ -139,7 +139,7 @@ def _signed(change: Interval) -> str:
 
 def _claims() -> list[Claim]:
     total, clip_part, preference_part, _ = FIGURES["fig3a"]
-    gamma, recentred = FIGURES["fig3b"]
+    gamma, unregularized, recentred = FIGURES["fig3b"]
     (weak,), (large, _), (steps,) = FIGURES["fig3c"], FIGURES["fig5"], FIGURES["steps"]
     claims = []
     for panel in (SCENES, PREFERENCE, CLIP):
@@ -165,7 +165,7 @@ def _claims() -> list[Claim]:
     claims += [
         Claim("3b", "too small a γ is unstable", partial(better, gamma, AF, gamma_arm(0.2))),
         Claim("3b", "too large a γ is slow", partial(better, gamma, AF, gamma_arm(5))),
-        Claim("-", "without the rollout term learning is unstable", partial(better, gamma, AF, gamma_arm(0))),
+        Claim("-", "without the rollout term learning is unstable", partial(better, unregularized, AF, gamma_arm(0))),
         Claim("-", "re-centring advantages after clipping helps",
               partial(better, recentred, "AdvantageFlow(1.1), re-centred", AF)),
         Claim("3c", "AdvantageFlow(0.01-0.1A) is as good as DiffusionNFT at β = 0.1",

@@ -105,7 +105,6 @@ CLIP = Panel("clip", "learned image-text score", "paper/clip", "clip", FOUR, THR
 WORDS = Panel("words", "words read by OCR", "paper/words", "ocr", FOUR, THREE_SEEDS)
 MULTI = Panel("multi", "the verifier, never trained on", "paper/multi", "strict", FOUR, THREE_SEEDS)
 LARGE = Panel("large", "the verifier, never trained on", "paper/large", "strict", (AF_A, AF, NFT), THREE_SEEDS)
-SWEEP = tuple(gamma_arm(gamma) for gamma in GAMMAS)
 SEARCH = Panel(
     "search",
     "learning rates",
@@ -125,7 +124,10 @@ FIGURES: dict[str, tuple[Panel, ...]] = {
         MULTI,
     ),
     "fig3b": (
-        Panel("gamma", "rollout weight γ", "paper/scenes", "graded", (AF, *SWEEP), THREE_SEEDS, AF),
+        Panel("gamma", "rollout weight γ", "paper/scenes", "graded",
+              (gamma_arm(0.2), gamma_arm(0.5), AF, gamma_arm(2), gamma_arm(5)), THREE_SEEDS, AF),
+        Panel("unregularized", "without the rollout term", "paper/scenes", "graded", (AF, gamma_arm(0)), THREE_SEEDS,
+              AF),
         Panel("recentred", "advantages re-centred", "paper/scenes", "graded",
               (AF, "AdvantageFlow(1.1), re-centred"), THREE_SEEDS, AF),
     ),

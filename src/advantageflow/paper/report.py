@@ -11,7 +11,7 @@ import numpy as np
 from advantageflow.checkpoint import write_atomic
 from advantageflow.compare import analyse
 from advantageflow.paper.claims import claims_table
-from advantageflow.paper.experiments import AF, FIGURES, SEARCHED_RATES, Panel, gamma_arm
+from advantageflow.paper.experiments import FIGURES, SEARCHED_RATES, Panel, gamma_arm
 from advantageflow.paper.study import Study, table1
 from advantageflow.report.comparison import draw_figure, draw_rates, draw_stability, markdown, table
 
@@ -39,9 +39,9 @@ def _write(study: Study, name: str) -> bool:
     else:
         draw_figure({titles[panel]: result for panel, result in results.items()}, "images", file)
     if name == "fig3b":
-        shown = (AF, gamma_arm(0), gamma_arm(0.2))
-        records = [record for record in study.records(panels[0]) if record.label in shown]
-        draw_stability(records, study.results / "stability")
+        gamma, unregularized = panels[:2]
+        unstable = [record for record in study.records(gamma) if record.label == gamma_arm(0.2)]
+        draw_stability([*study.records(unregularized), *unstable], study.results / "stability")
     return True
 
 
