@@ -278,18 +278,18 @@ def _tests(paired: Mapping[str, Sequence[tuple[Record, Record]]], score: str) ->
 
     Holm-corrected for the number of arms; those of the tasks, a second family, for arms times tasks.
     """
-    families: tuple[dict[tuple[str, str], float], ...] = ({}, {})
+    raw: dict[tuple[str, str], float] = {}
     for arm, pairs in paired.items():
         if len(pairs) < 2:
             continue
         ours, theirs = ([_flat(pair[side].after, score) for pair in pairs] for side in (0, 1))
         for name in ours[0]:
-            p_value = paired_p_value([one[name] for one in ours], [one[name] for one in theirs])
-            families[name != score][arm, name] = p_value
+            raw[arm, name] = paired_p_value([one[name] for one in ours], [one[name] for one in theirs])
+    of_score = {key: value for key, value in raw.items() if key[1] == score}
+    of_tasks = {key: value for key, value in raw.items() if key[1] != score}
     result: dict[str, dict[str, float]] = {}
-    for family in families:
-        for (arm, name), value in holm(family).items():
-            result.setdefault(arm, {})[name] = value
+    for (arm, name), value in {**holm(of_score), **holm(of_tasks)}.items():
+        result.setdefault(arm, {})[name] = value
     return result
 
 

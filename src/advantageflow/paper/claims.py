@@ -152,8 +152,6 @@ def _claims() -> list[Claim]:
         Claim("2", "on OCR, AdvantageFlow(1-A) has twice DiffusionNFT's reward", partial(doubled, WORDS, AF_A, NFT)),
         Claim("2", "on OCR, AdvantageFlow(1.1) is slightly better than (1-A)", partial(better, WORDS, AF, AF_A)),
         Claim("2", "on OCR, Flow-GRPO is above DiffusionNFT", partial(better, WORDS, GRPO, NFT)),
-    ]
-    claims += [
         Claim("-", "AdvantageFlow(1-A) is ahead of DiffusionNFT at equal curvature, too",
               partial(better, steps, AF_A, "DiffusionNFT, curvature 1")),
         Claim("-", "dividing by errors, as DiffusionNFT does, helps AdvantageFlow(1-A)",

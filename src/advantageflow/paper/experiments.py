@@ -98,6 +98,12 @@ class Panel:
     parts: tuple[str, ...] = ()
 
 
+def summed(panel: Panel) -> Panel:
+    """The panel scored by the reward that its policies learn from."""
+    parts = ("clip", "preference")
+    return replace(panel, name=f"{panel.name}-sum", title="sum of the learned rewards", score="sum", parts=parts)
+
+
 FOUR, THREE_SEEDS = tuple(METHODS), (0, 1, 2)
 SCENES = Panel("scenes", "exact verifier", "paper/scenes", "graded", FOUR, (0, 1, 2, 3, 4))
 PREFERENCE = Panel("preference", "learned preference", "paper/preference", "preference", FOUR, THREE_SEEDS)
@@ -118,7 +124,7 @@ FIGURES: dict[str, tuple[Panel, ...]] = {
     "search": (SEARCH,),
     "fig2": (SCENES, PREFERENCE, CLIP, WORDS),
     "fig3a": (
-        replace(MULTI, name="multi-sum", title="sum of the learned rewards", score="sum", parts=("clip", "preference")),
+        summed(MULTI),
         replace(MULTI, name="multi-clip", title="its image-text part", score="clip"),
         replace(MULTI, name="multi-preference", title="its preference part", score="preference"),
         MULTI,
@@ -137,7 +143,7 @@ FIGURES: dict[str, tuple[Panel, ...]] = {
               THREE_SEEDS, "DiffusionNFT(β=0.1)"),
     ),
     "fig5": (
-        replace(LARGE, name="large-sum", title="sum of the learned rewards", score="sum", parts=("clip", "preference")),
+        summed(LARGE),
         LARGE,
     ),
     "steps": (
