@@ -60,7 +60,7 @@ def test_budgets():
         parse_budget("ten minutes", config)
 
 
-def write_run(folder, label, seed, scores, seconds_per_iteration=1.0, diverged=False):
+def write_run(folder, label, seed, scores, seconds_per_iteration=1.0, diverged=False, diversity=lambda i: 1.0):
     """A run as training leaves it: held-out scores, evaluated at every iteration but the last."""
     here = Run(Arm(label, "scenes"), seed, folder / f"{label}-{seed}")
     here.folder.mkdir(parents=True)
@@ -71,8 +71,9 @@ def write_run(folder, label, seed, scores, seconds_per_iteration=1.0, diverged=F
     for i, score in enumerate(scores[1:]):
         row = {
             "iteration": i, "seconds/training": (i + 1) * seconds_per_iteration, "reward/mean": score,
-            "grad_norm": 0.5, "loss/positive_advantage": 0.1, "loss/negative_advantage": -0.3, "diversity": 1.0,
-            "distance/to_reference": 0.01, "seconds/sampling": 0.4, "seconds/scoring": 0.1, "seconds/learning": 0.5,
+            "grad_norm": 0.5, "loss/positive_advantage": 0.1, "loss/negative_advantage": -0.3,
+            "diversity": diversity(i), "distance/to_reference": 0.01,
+            "seconds/sampling": 0.4, "seconds/scoring": 0.1, "seconds/learning": 0.5,
         }  # fmt: skip
         if i < len(scores) - 2:
             row["evaluation"] = {"strict": score, "tasks": {"a": score, "b": score}}
@@ -139,6 +140,12 @@ def test_a_diverged_run_says_nothing_of_its_neighbours(tmp_path):
 
 def test_the_rule_of_collapse(known):
     assert {run.arm.label for run in known if collapsed(run.record(), "strict")} == {"bad"}
+
+
+@pytest.mark.parametrize(("kept", "alike"), [(0.35, False), (0.3, True)])
+def test_a_reward_bought_with_variety_is_a_collapse(kept, alike, tmp_path):
+    bought = write_run(tmp_path, "bought", 0, [0.2, 0.5, 0.9], diversity=lambda i: 0.6 * kept**i)
+    assert collapsed(bought.record(), "strict") is alike
 
 
 def test_a_folder_belongs_to_one_comparison(tmp_path):

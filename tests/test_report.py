@@ -16,7 +16,7 @@ from advantageflow.evaluation import Evaluation
 from advantageflow.pictures import to_pil
 from advantageflow.record import Record
 from advantageflow.report.comparison_page import write_comparison
-from advantageflow.report.page import duration, number
+from advantageflow.report.page import duration, number, signed
 from advantageflow.report.run_page import extremes, load_run, settings_table, write_report
 from advantageflow.run_directory import RunDirectory
 
@@ -37,7 +37,7 @@ def evaluation(step, side=8, count=24):
     return Evaluation({}, {}, prompts, [TASKS[i % 2] for i in range(count)], images, {"strict": values})
 
 
-def make_run(folder, changes=(), iterations=4, finished=True, sets=3):
+def make_run(folder, changes=(), iterations=4, finished=True, sets=3, diversity=lambda i: 0.7):
     """A run as training leaves it, its held-out strict score rising from 0.2 by 0.1 per iteration."""
     config = load_config("scenes", [f"run.iterations={iterations}", *changes])
     directory = RunDirectory.create(folder, config)
@@ -45,8 +45,8 @@ def make_run(folder, changes=(), iterations=4, finished=True, sets=3):
         row = {
             "iteration": i, "reward/mean": 0.3 + i / 10, "loss": 0.0, "loss/positive_advantage": 0.1,
             "loss/negative_advantage": -0.1, "grad_norm": 0.5, "distance/to_rollout": 0.01,
-            "distance/to_reference": 0.02 * i, "diversity": 0.7, "seconds/sampling": 1.0, "seconds/scoring": 0.1,
-            "seconds/learning": 2.0, "seconds/training": 3.1 * (i + 1),
+            "distance/to_reference": 0.02 * i, "diversity": diversity(i),
+            "seconds/sampling": 1.0, "seconds/scoring": 0.1, "seconds/learning": 2.0, "seconds/training": 3.1 * (i + 1),
         }  # fmt: skip
         if i == 1:
             row["evaluation"] = scores(0.4)
@@ -123,6 +123,12 @@ def test_a_sentence_tells_what_was_done_and_what_came_of_it(page):
         "DiffusionNFT trained the model scenes on the reward scenes_graded for 2 iterations and 6 seconds of "
         "training. It has not finished; at iteration 2, held-out strict rose from 0.200 to 0.400" in text
     )
+
+
+def test_a_score_bought_with_variety_is_told_as_such(tmp_path):
+    folder = make_run(tmp_path / "run", diversity=lambda i: 0.6 / 3**i)
+    text = " ".join(Elements(write_report([folder], tmp_path / "report.html").read_text()).text.split())
+    assert "The images of a prompt became alike: diversity fell from 0.600 to 0.022." in text
 
 
 def test_a_run_without_an_evaluation_yet_says_so(tmp_path):
@@ -211,6 +217,7 @@ def test_numbers_are_readable():
     assert [number(value) for value in (0.0, 0.69412, -1.5, 3.2e-7, 21.53, float("nan"), None)] == [
         "0.000", "0.694", "−1.500", "3.2e−07", "21.530", "–", "–",
     ]  # fmt: skip
+    assert [signed(change) for change in (0.0411, -0.00833, 3e-7, 0.0)] == ["+0.041", "−0.008", "+3e−07", "±0"]
     assert [duration(seconds) for seconds in (12.3, 306, 7 * 3600)] == [
         "12 seconds of training", "5.1 minutes of training", "7.0 hours of training",
     ]  # fmt: skip

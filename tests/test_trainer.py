@@ -12,6 +12,7 @@ from advantageflow.progress import Display
 from advantageflow.prompts import load_prompts
 from advantageflow.rewards import load_reward
 from advantageflow.rewards.scoring import RewardError
+from advantageflow.rollout import Samples
 from advantageflow.run_directory import RunDirectory
 from advantageflow.seeding import Stream, noise
 from advantageflow.trainer import NonFiniteLossError, Trainer
@@ -196,6 +197,42 @@ def test_stopping_leaves_a_checkpoint(tmp_path, tiny_pipeline_folder):
     trainer.scorer.rewards = {"scenes_graded": stop}
     assert trainer.run() is None
     assert trainer.directory.latest_checkpoint()[1]["iteration"] == 1
+
+
+def test_a_collapse_of_variety_is_told_once_also_after_a_resume(tmp_path, tiny_pipeline_folder):
+    config = make_config(run={"iterations": 4}, evaluation={"num_images": 2})
+    spreads = iter([1.0, 0.8, 0.1, 0.1])  # of a prompt's images around their mean, times what the model draws
+    told = []
+
+    def narrowing():
+        trainer = make_trainer(config, tmp_path / "run", tiny_pipeline_folder)
+        trainer.display.warn = lambda text: told.append((trainer.iteration, text))
+        draw = trainer._roll_out
+
+        def narrow(prompts):
+            samples, spread = draw(prompts), next(spreads)
+            groups = samples.x0.unflatten(0, (3, 4))
+            mean = groups.mean(1, keepdim=True)
+            return Samples((mean + spread * (groups - mean)).flatten(0, 1))
+
+        trainer._roll_out = narrow
+        return trainer
+
+    first = narrowing()
+    one = first.iterate
+
+    def stop_after_two():
+        first.stopping = first.iteration == 1
+        return one()
+
+    first.iterate = stop_after_two
+    assert first.run() is None
+    assert told == []
+    narrowing().run()
+    ((iteration, text),) = told
+    assert iteration == 3
+    assert "the images of a prompt have become alike" in text
+    assert "in iteration 3, " in text
 
 
 def test_several_rewards_are_added_and_each_is_written_down(tmp_path, tiny_pipeline_folder):

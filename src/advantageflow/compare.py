@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from advantageflow.checkpoint import write_atomic
+from advantageflow.collapse import lost_variety
 from advantageflow.config import Config, ConfigError, load_config
 from advantageflow.processes import child_environment, in_parallel
 from advantageflow.record import SIGNS, Record, read_run
@@ -186,8 +187,9 @@ def finish_all(runs: Sequence[Run], *, jobs: int, threads: int) -> None:
 
 
 def collapsed(record: Record, score: str) -> bool:
-    """The rule: it diverged, or its last held-out score is below the base model's."""
-    return record.diverged or record.after[score] < record.before[score]
+    """The rule: it diverged, its last held-out score is below the base model's, or a prompt's images became alike."""
+    diversity = [value for value in record.metrics["diversity"] if value is not None]
+    return record.diverged or record.after[score] < record.before[score] or lost_variety(diversity)
 
 
 def analyse(records: Sequence[Record], baseline: str, score: str | None = None) -> dict[str, Any]:

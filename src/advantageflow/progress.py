@@ -48,6 +48,10 @@ class Display:
     def advance(self, count: int) -> None:
         self._bars.advance(self._stage, count)
 
+    def warn(self, text: str) -> None:
+        """Leave a line above the bars."""
+        self.console.print(text, style="bold yellow", highlight=False, soft_wrap=True)
+
     def iteration_done(self, row: dict[str, Any]) -> None:
         done = row["iteration"] + 1
         text = f"reward {row['reward/mean']:.3f}"

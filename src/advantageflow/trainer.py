@@ -22,6 +22,7 @@ from torch import Tensor
 
 from advantageflow.advantages import combine_rewards, group_advantages, zero_variance_groups
 from advantageflow.checkpoint import load_optimizer_tensors, optimizer_tensors
+from advantageflow.collapse import lost_variety, variety_warning
 from advantageflow.config import Config
 from advantageflow.environment import peak_memory
 from advantageflow.evaluation import Evaluation, evaluate
@@ -92,6 +93,7 @@ class Trainer:
         self.iteration = 0
         self.optimizer_step = 0
         self.before: dict[str, Any] | None = None
+        self.diversity: list[float] = []  # of each iteration
         self.seconds = {"sampling": 0.0, "scoring": 0.0, "learning": 0.0, "evaluating": 0.0}
         self.stopping = False
 
@@ -110,6 +112,8 @@ class Trainer:
                 row["evaluation"] = self._evaluate("average").summary()
             writer.write(row)
             self.display.iteration_done(row)
+            if lost_variety(self.diversity) and not lost_variety(self.diversity[:-1]):
+                self.display.warn(variety_warning(self.diversity))
             if self.iteration % self.config.run.samples_every == 0:
                 self._draw_samples()
             if self.iteration % self.config.run.checkpoint_every == 0 or self.stopping:
@@ -141,12 +145,13 @@ class Trainer:
             learned = self._learn(prompts, samples, advantages)
         self.policy.update_rollout(rollout_decay(config.policy.rollout_decay, self.optimizer_step))
 
+        self.diversity.append(samples.x0.unflatten(0, (count, group_size)).var(1).mean().item())
         row = {
             "iteration": self.iteration,
             **reward_metrics(rewards, scores),
             "zero_variance_groups": zero_variance_groups(rewards, group_ids),
             "advantage/mean": advantages.mean().item(),
-            "diversity": samples.x0.unflatten(0, (count, group_size)).var(1).mean().item(),
+            "diversity": self.diversity[-1],
             **learned,
             **{
                 f"seconds/{stage}": self.seconds[stage] - seconds[stage]
@@ -312,3 +317,4 @@ class Trainer:
                 self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": record["gradient_scale"]})
             self.display.resumed(self.iteration)
         self.directory.keep_metrics(self.iteration)
+        self.diversity = [row["diversity"] for row in self.directory.metrics()]

@@ -116,6 +116,8 @@ def _run(console: Console, config: Config, directory: RunDirectory, inputs: dict
 
 
 def _print_summary(console: Console, directory: RunDirectory, summary: dict[str, Any]) -> None:
+    from advantageflow.collapse import lost_variety, variety_warning
+
     columns = {"before": summary["before"], "after": summary["after"]}
     _print_scores(console, "Held-out prompts", columns)
     minutes = summary["seconds"]["training"] / 60
@@ -124,6 +126,9 @@ def _print_summary(console: Console, directory: RunDirectory, summary: dict[str,
         f"pictures: {directory.samples / 'before_after.png'}, {directory.curve}", highlight=False, soft_wrap=True
     )
     console.print(f"in one page: advantageflow report {directory.path}", highlight=False, soft_wrap=True)
+    diversity = [row["diversity"] for row in directory.metrics()]
+    if lost_variety(diversity):
+        console.print(variety_warning(diversity), style="bold yellow", highlight=False, soft_wrap=True)
     if directory.lora.exists():
         console.print(f"adapter for diffusers: {directory.lora}", highlight=False, soft_wrap=True)
 

@@ -37,6 +37,7 @@ def write_comparison(result: Mapping[str, Any], output: Path) -> Path:
         "scores": list(
             dict.fromkeys(name for arm in arms.values() for name in arm["scores"] if name != result["score"])
         ),
+        "task_score": next(iter(next(iter(arms.values()))["scores"])),  # tasks are of a recipe's first score
         "tasks": list(dict.fromkeys(task for arm in arms.values() for task in arm["tasks"])),
     }
     return write_page("comparison.html.jinja", page, library, output)

@@ -43,7 +43,8 @@ def number(value: float | None) -> str:
 
 def signed(change: float) -> str:
     """A difference with its sign."""
-    return f"{'−' if change < 0 else '+'}{number(abs(change))}" if change else "±0"
+    size = f"{abs(change):.3f}" if 0.0005 <= abs(change) < 0.01 else number(abs(change))
+    return f"{'−' if change < 0 else '+'}{size}" if change else "±0"
 
 
 def tidy(value: float | None) -> float | None:

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from PIL import Image
 
+from advantageflow.collapse import lost_variety
 from advantageflow.config import Config, ConfigError, check_config, flatten
 from advantageflow.record import SIGNS
 from advantageflow.report.page import (
@@ -216,7 +217,11 @@ def sentence(run: ReportedRun) -> str:
     changes = [f"{label} {_moved(first[label], last[label])}" for label in run.labels]
     state = "" if run.summary else f"It has not finished; at iteration {run.points[-1].iteration}, "
     subject = "held-out" if state else "Held-out"
-    return f"{text}{state}{subject} {'; '.join(changes)}."
+    text = f"{text}{state}{subject} {'; '.join(changes)}."
+    diversity = [row["diversity"] for row in run.rows]
+    if lost_variety(diversity):
+        text += f" The images of a prompt became alike: diversity {_moved(diversity[0], diversity[-1])}."
+    return text
 
 
 def _counted(iterations: int) -> str:

@@ -1,0 +1,25 @@
+"""When the images of a prompt have become alike: one rule for training, reports and comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+KEPT = 1 / 3  # of the first iteration's diversity, at least
+
+
+def lost_variety(diversity: Sequence[float]) -> bool:
+    """Whether less than a third of the first diversity is left.
+
+    Args:
+        diversity: of each iteration so far, the variance of the latents within a prompt's images.
+    """
+    return len(diversity) > 1 and diversity[-1] < KEPT * diversity[0]
+
+
+def variety_warning(diversity: Sequence[float]) -> str:
+    """What a user is told where `lost_variety` holds."""
+    return (
+        f"collapse: the images of a prompt have become alike (diversity {diversity[-1]:.3g} in iteration "
+        f"{len(diversity)}, {diversity[0]:.3g} in the first); a larger weight of the rollout or reference term, or a "
+        "smaller learn.learning_rate, holds the policy closer"
+    )
