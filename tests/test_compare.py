@@ -71,8 +71,8 @@ def write_run(folder, label, seed, scores, seconds_per_iteration=1.0, diverged=F
     for i, score in enumerate(scores[1:]):
         row = {
             "iteration": i, "seconds/training": (i + 1) * seconds_per_iteration, "reward/mean": score,
-            "grad_norm": 0.5, "loss/positive_advantage": 0.1, "loss/negative_advantage": -0.3,
-            "diversity": diversity(i), "distance/to_reference": 0.01,
+            "grad_norm": 0.5, "grad_norm/negative_advantage": 0.4, "distance/to_reference": 0.01,
+            "loss/positive_advantage": 0.1, "loss/negative_advantage": -0.3, "diversity": diversity(i),
             "seconds/sampling": 0.4, "seconds/scoring": 0.1, "seconds/learning": 0.5,
         }  # fmt: skip
         if i < len(scores) - 2:
@@ -119,7 +119,8 @@ def test_a_method_twice_as_fast_is_reported_so(known, tmp_path):
     assert result["p_values"]["fast"]["strict"] == pytest.approx(2 * expected)  # the smaller of two arms
     assert result["p_values"]["fast"]["a"] == pytest.approx(4 * expected)  # two tasks each
     assert result["arms"]["fast"]["after"]["value"] == pytest.approx(0.9)
-    assert result["arms"]["fast"]["stability"]["negative"] == {"mean": pytest.approx(-0.3), "largest": 0.3}
+    assert result["arms"]["fast"]["stability"]["negative"] == {"loss": 0.3, "grad_norm": 0.4, "distance": None}
+    assert result["arms"]["fast"]["stability"]["all"] == {"loss": None, "grad_norm": 0.5, "distance": 0.01}
     text = table(result)
     assert "| fast | 3 | 0.200 | 0.900 [" in text
     assert "| bad | " in text

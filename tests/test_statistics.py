@@ -49,6 +49,7 @@ def test_the_paired_test_is_scipys_and_uses_the_pairing():
     assert paired_p_value(first, second) < 0.001 < stats.ttest_ind(first, second).pvalue
     assert paired_p_value([1.0, 2.0], [1.0, 2.0]) == 1.0
     assert paired_p_value([1.5, 2.5], [1.0, 2.0]) == 0.0
+    assert paired_p_value([0.1 + 0.2, 0.7], [0.2, 0.6]) == 0.0  # equal but for rounding
 
 
 def test_the_paired_test_finds_what_is_there_and_little_else():

@@ -7,6 +7,7 @@ import torch
 from rich.console import Console
 
 from advantageflow.config import check_config
+from advantageflow.learning import by_sign
 from advantageflow.models import load_model
 from advantageflow.progress import Display
 from advantageflow.prompts import load_prompts
@@ -109,6 +110,21 @@ def test_the_batch_size_does_not_change_the_gradient(objective, tmp_path, tiny_p
         gradients.append(torch.cat([p.grad.flatten() for p in trainer.policy.parameters if p.grad is not None]))
     scale = gradients[1].abs().max()
     torch.testing.assert_close(gradients[0] / scale, gradients[1] / scale, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("sign", ["positive", "negative"])
+def test_the_gradient_of_one_sign_is_that_of_its_images_alone(sign, tmp_path, tiny_pipeline_folder, monkeypatch):
+    row = make_trainer(make_config(), tmp_path / "whole", tiny_pipeline_folder).iterate()
+    assert row["distance/to_reference/positive_advantage"] == 0.0  # the learner starts as the base model
+
+    def only_one(images, advantages):
+        return {sign: by_sign(images, advantages)[sign]}
+
+    monkeypatch.setattr("advantageflow.trainer.by_sign", only_one)
+    alone = make_trainer(make_config(), tmp_path / "alone", tiny_pipeline_folder).iterate()
+    assert row[f"grad_norm/{sign}_advantage"] == pytest.approx(alone["grad_norm"], rel=1e-5)
+    assert row["grad_norm"] != pytest.approx(alone["grad_norm"], rel=1e-2)
+    assert alone["grad_norm/positive_advantage" if sign == "negative" else "grad_norm/negative_advantage"] is None
 
 
 def test_noise_is_addressed():

@@ -254,16 +254,20 @@ def _ratio(pairs: Sequence[tuple[Record, Record]], score: str, axis: str) -> Int
 
 
 def _stability(records: Sequence[Record]) -> dict[str, Any]:
-    """Mean and largest loss by the advantage's sign, and the largest gradient norm."""
+    """Of the loss, the gradient's norm and the distance to the base model: their largest size, by the advantage's sign.
 
-    def values(name: str) -> list[float]:
-        return [value for record in records for value in record.metrics[name] if value is not None]
+    None where no run recorded it. Under "all" it is over all samples.
+    """
 
-    found: dict[str, Any] = {"grad_norm_max": max(values("grad_norm"), default=0.0)}
-    for sign in SIGNS:
-        losses = values(f"loss/{sign}_advantage")
-        found[sign] = {"mean": float(np.mean(losses)), "largest": float(np.max(np.abs(losses)))} if losses else None
-    return found
+    def largest(name: str) -> float | None:
+        found = [value for record in records for value in record.metrics.get(name, []) if value is not None]
+        return max(map(abs, found), default=None)
+
+    names = {"loss": "loss", "grad_norm": "grad_norm", "distance": "distance/to_reference"}
+    return {
+        sign: {key: largest(f"{name}/{sign}_advantage" if sign != "all" else name) for key, name in names.items()}
+        for sign in ("all", *SIGNS)
+    }
 
 
 def _pairs(records: Sequence[Record], others: Sequence[Record]) -> list[tuple[Record, Record]]:

@@ -37,6 +37,12 @@ class Terms:
         return replace(self, terms={name: value.detach() for name, value in self.terms.items()})
 
 
+def by_sign(images: list[int], advantages: Tensor) -> dict[str, list[int]]:
+    """The images of positive, of negative, and of no advantage."""
+    signs = {"positive": 1, "negative": -1, "zero": 0}
+    return {name: [image for image in images if torch.sign(advantages[image]) == sign] for name, sign in signs.items()}
+
+
 def batches(cases: list[tuple[int, int]], batch_size: int) -> Iterator[list[tuple[int, int]]]:
     for start in range(0, len(cases), batch_size):
         yield cases[start : start + batch_size]

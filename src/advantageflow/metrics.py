@@ -24,7 +24,7 @@ def reward_metrics(rewards: Tensor, scores: Mapping[str, Tensor]) -> dict[str, f
 
 
 def learning_metrics(found: list[Terms], advantages: Tensor) -> dict[str, float | None]:
-    """Means of the loss, of each of its terms, and of the distances; the terms also over each sign of the advantage.
+    """Means of the loss, of each of its terms, and of the distances, over all samples and each sign of the advantage.
 
     A mean over no sample is None.
     """
@@ -34,15 +34,20 @@ def learning_metrics(found: list[Terms], advantages: Tensor) -> dict[str, float 
         for name in found[0].terms
     }
     values = {"loss": torch.stack(list(values.values())).sum(0), **values}
+    for name in ("to_rollout", "to_reference"):
+        values[f"distance/{name}"] = torch.cat([getattr(part, name).double().cpu() for part in found])
     row: dict[str, float | None] = {}
     for name, value in values.items():
-        row[name] = value.mean().item()
-        for sign, chosen in (("positive", advantage > 0), ("negative", advantage < 0)):
-            row[f"{name}/{sign}_advantage"] = value[chosen].mean().item() if chosen.any() else None
-    for name in ("to_rollout", "to_reference"):
-        mean = torch.cat([getattr(part, name).double().cpu() for part in found]).mean().item()
-        row[f"distance/{name}"] = mean if mean == mean else None
+        row[name] = mean_or_none(value)
+        row[f"{name}/positive_advantage"] = mean_or_none(value[advantage > 0])
+        row[f"{name}/negative_advantage"] = mean_or_none(value[advantage < 0])
     return row
+
+
+def mean_or_none(values: Tensor) -> float | None:
+    """The mean of what is finite; None if nothing is."""
+    finite = values[torch.isfinite(values)]
+    return finite.mean().item() if len(finite) else None
 
 
 class MetricsWriter:

@@ -61,7 +61,7 @@ def paired_p_value(first: Sequence[float], second: Sequence[float]) -> float:
     differences = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
     if np.all(differences == 0):
         return 1.0
-    if np.ptp(differences) == 0:  # the same difference for every seed
+    if np.allclose(differences, differences[0], rtol=1e-9, atol=0):  # the same difference for every seed
         return 0.0
     return float(stats.ttest_1samp(differences, 0.0).pvalue)
 

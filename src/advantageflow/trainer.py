@@ -12,6 +12,7 @@ The loop departs from the paper in:
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -26,8 +27,8 @@ from advantageflow.collapse import lost_variety, variety_warning
 from advantageflow.config import Config
 from advantageflow.environment import peak_memory
 from advantageflow.evaluation import Evaluation, evaluate
-from advantageflow.learning import Terms, batches, draw_steps, draw_times, forward_terms, reverse_terms
-from advantageflow.metrics import MetricsWriter, learning_metrics, reward_metrics
+from advantageflow.learning import Terms, batches, by_sign, draw_steps, draw_times, forward_terms, reverse_terms
+from advantageflow.metrics import MetricsWriter, learning_metrics, mean_or_none, reward_metrics
 from advantageflow.models.base import FlowModel
 from advantageflow.objectives import OBJECTIVES, FlowGRPO
 from advantageflow.policy import Policy, Role, average_decay, rollout_decay
@@ -192,17 +193,20 @@ class Trainer:
         terms_of = self._terms_of(prompts, samples, advantages)
         found: list[Terms] = []
         norms = []
+        norms_by_sign = defaultdict[str, list[float]](list)
         for part in range(learn.optimizer_steps):
             images = order[part :: learn.optimizer_steps]
-            cases = [(image, draw) for draw in range(learn.t_draws) for image in images]
             self.optimizer.zero_grad()
-            for batch in batches(cases, learn.batch_size):
-                terms = terms_of(batch)
-                loss = torch.stack(list(terms.terms.values())).sum(0)
-                self._check(loss, terms, prompts)
-                self.scaler.scale(loss.sum() / len(cases)).backward()
-                found.append(terms.detached())
-                self.display.advance(len(batch))
+            for sign, chosen in by_sign(images, advantages).items():
+                before = self._gradient()
+                cases = [(image, draw) for draw in range(learn.t_draws) for image in chosen]
+                for batch in batches(cases, learn.batch_size):
+                    terms = terms_of(batch)
+                    found.append(terms.detached())
+                    self._backward(terms, len(images) * learn.t_draws, prompts)
+                if chosen and before:
+                    added = [now - then for now, then in zip(self._gradient(), before, strict=True)]
+                    norms_by_sign[sign].append(torch.nn.utils.get_total_norm(added).item() / self.scaler.get_scale())
             self.scaler.unscale_(self.optimizer)
             norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters, learn.max_grad_norm, foreach=True)
             if torch.isfinite(norm):
@@ -216,8 +220,25 @@ class Trainer:
         return {
             **learning_metrics(found, advantages),
             "grad_norm": sum(norms) / len(norms) if norms else None,
+            **{
+                f"grad_norm/{sign}_advantage": mean_or_none(torch.tensor(norms_by_sign[sign]))
+                for sign in ("positive", "negative")
+            },
             "skipped_steps": learn.optimizer_steps - len(norms),
         }
+
+    def _backward(self, terms: Terms, count: int, prompts: list[str]) -> None:
+        """Add the gradient of a batch's share in the mean loss over `count` cases."""
+        loss = torch.stack(list(terms.terms.values())).sum(0)
+        self._check(loss, terms, prompts)
+        self.scaler.scale(loss.sum() / count).backward()
+        self.display.advance(len(loss))
+
+    def _gradient(self) -> list[Tensor]:
+        """A copy of the adapter's gradient so far; empty where all weights are trained, since it would be as large."""
+        if not self.policy.is_lora:
+            return []
+        return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in self.policy.parameters]
 
     def _terms_of(self, prompts: list[str], samples: Samples, advantages: Tensor) -> Any:
         """What the objective sees of a batch of cases: fresh noise, or recorded transitions."""

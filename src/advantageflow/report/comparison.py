@@ -112,24 +112,22 @@ def draw_rates(result: Mapping[str, Any], rates: Mapping[str, Sequence[float]], 
 
 
 def draw_stability(records: Sequence[Record], file: Path) -> None:
-    """Reward, drift, gradient norm, and each term of the loss with its parts by the sign of the advantage.
+    """Reward and diversity; then the gradient's norm, the drift and each term of the loss, a row each, by sign of A.
 
-    Means over each arm's seeds with 95 % bands. An arm is absent where it has no such term.
+    Means over each arm's seeds with 95 % bands. An arm is absent where it recorded no such thing.
     """
     arms = list(dict.fromkeys(record.label for record in records))
-    titles = {
-        "reward/mean": "training reward",
-        "distance/to_reference": "distance to the base model, ‖v - v_ref‖²",
-        "grad_norm": "gradient norm",
-    }
     names = dict.fromkeys(name for record in records for name in record.metrics)
-    losses = [name for name in names if name.startswith("loss") and not name.endswith("_advantage")]
-    for loss in losses:
-        title = f"{loss.removeprefix('loss/')} term" if loss != "loss" else "loss"
-        titles |= {loss: title, **{f"{loss}/{sign}_advantage": f"{title}, {shown}" for sign, shown in SIGNS.items()}}
-    rows = len(titles) // 3
-    figure = Figure(figsize=(13, 3.4 * rows), layout="constrained")
-    for panel, (name, title) in zip(figure.subplots(rows, 3).flatten(), titles.items(), strict=True):
+    rows = {"grad_norm": "gradient norm", "distance/to_reference": "distance to the base model, ‖v - v_ref‖²"}
+    for name in names:
+        if name.startswith("loss") and not name.endswith("_advantage"):
+            rows[name] = f"{name.removeprefix('loss/')} term" if name != "loss" else "loss"
+    titles = {"reward/mean": "training reward", "diversity": "diversity of a prompt's images", "": ""}
+    for name, title in rows.items():
+        titles |= {name: title, **{f"{name}/{sign}_advantage": f"{title}, {shown}" for sign, shown in SIGNS.items()}}
+    figure = Figure(figsize=(13, 3.2 * (1 + len(rows))), layout="constrained")
+    panels = figure.subplots(1 + len(rows), 3).flatten()
+    for panel, (name, title) in zip(panels, titles.items(), strict=True):
         for color, arm in enumerate(arms):
             curves = [record.metrics.get(name, []) for record in records if record.label == arm]
             length = min(map(len, curves))
@@ -138,9 +136,10 @@ def draw_stability(records: Sequence[Record], file: Path) -> None:
                 _band(panel, np.arange(1, length + 1), values, color, arm)
         panel.set_title(title)
         panel.set_xlabel("iteration")
-        if name in ("distance/to_reference", "grad_norm"):
+        if name.startswith(("distance/", "grad_norm")):
             panel.set_yscale("log")
-    figure.axes[0].legend()
+    panels[2].axis("off")
+    panels[2].legend(*panels[0].get_legend_handles_labels(), loc="center")
     _save(figure, file)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from advantageflow.record import SIGNS
 from advantageflow.report.page import Chart, axes, interval, listed, p_text, plotly_js, tidy, time_unit, write_page
 from advantageflow.statistics import bootstrap_band, interpolate_curves
 
@@ -37,6 +38,7 @@ def write_comparison(result: Mapping[str, Any], output: Path) -> Path:
         "scores": list(
             dict.fromkeys(name for arm in arms.values() for name in arm["scores"] if name != result["score"])
         ),
+        "signs": {"all": "all", **SIGNS},
         "task_score": next(iter(next(iter(arms.values()))["scores"])),  # tasks are of a recipe's first score
         "tasks": list(dict.fromkeys(task for arm in arms.values() for task in arm["tasks"])),
     }

@@ -266,10 +266,16 @@ def score_charts(runs: Sequence[ReportedRun], per_unit: float) -> list[Chart]:
 
 
 def learning_charts(runs: Sequence[ReportedRun], per_unit: float) -> list[Chart]:
-    """Loss by the sign of the advantage, gradient norm, distances and diversity; what no run recorded is left out."""
+    """Losses by the sign of the advantage; gradient norm, distances and diversity, by sign where that was recorded.
+
+    What no run recorded is left out.
+    """
     suffix = "/positive_advantage"
-    losses = dict.fromkeys(key.removesuffix(suffix) for run in runs for key in run.rows[0] if key.endswith(suffix))
-    charts = [_sign_chart(runs, name, per_unit) for name in losses]
+    by_sign = dict.fromkeys(key.removesuffix(suffix) for run in runs for key in run.rows[0] if key.endswith(suffix))
+    charts = []
+    for name in (name for name in by_sign if name.startswith("loss")):
+        term = name.removeprefix("loss").removeprefix("/")
+        charts.append(_sign_chart(runs, f"Loss, {term} term" if term else "Loss", name, per_unit))
     for key, title, about in (
         ("grad_norm", "Gradient norm", "Before clipping, mean over the iteration's steps."),
         ("distance/to_rollout", "Distance to the rollout policy", "Mean of ‖v − v_old‖²."),
@@ -277,6 +283,8 @@ def learning_charts(runs: Sequence[ReportedRun], per_unit: float) -> list[Chart]
         ("diversity", "Diversity", "Variance of the latents within a prompt's images; a fall to 0 is a collapse."),
     ):
         charts.append(_row_chart(runs, title, about, key, per_unit))
+        if key in by_sign:
+            charts.append(_sign_chart(runs, title, key, per_unit))
     return [chart for chart in charts if chart["traces"]]
 
 
@@ -288,8 +296,8 @@ def _row_chart(runs: Sequence[ReportedRun], title: str, about: str, key: str, pe
     return chart_of(title, about, traces)
 
 
-def _sign_chart(runs: Sequence[ReportedRun], name: str, per_unit: float) -> Chart:
-    """A loss over samples with positive and with negative advantage."""
+def _sign_chart(runs: Sequence[ReportedRun], title: str, name: str, per_unit: float) -> Chart:
+    """A quantity over samples with positive and with negative advantage."""
     traces = [
         trace_of(
             shown if len(runs) == 1 else f"{run.name}, {shown}",
@@ -302,9 +310,11 @@ def _sign_chart(runs: Sequence[ReportedRun], name: str, per_unit: float) -> Char
         for color, run in enumerate(runs)
         for side, (sign, shown) in enumerate(SIGNS.items())
     ]
-    term = name.removeprefix("loss").removeprefix("/")
-    title = f"Loss, {term} term, by sign of the advantage" if term else "Loss by sign of the advantage"
-    return chart_of(title, "Solid: images better than their group (A > 0). Dashed: worse (A < 0).", traces)
+    return chart_of(
+        f"{title} by sign of the advantage",
+        "Solid: images better than their group (A > 0). Dashed: worse (A < 0).",
+        traces,
+    )
 
 
 def _row_places(run: ReportedRun) -> Iterator[Place]:
