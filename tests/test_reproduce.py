@@ -219,13 +219,20 @@ def test_reports_are_made_of_records_alone(tmp_path):
             renamed = [
                 (done, {"graded": scores["strict"], "tasks": scores["tasks"]}) for done, scores in record.evaluations
             ]
-            Record(**{**vars(record), "evaluations": renamed}).save(study.file(SCENES.recipe, label, seed))
+            made = {"commit": "abc", "processor": "a CPU", "cpus": 2}
+            Record(**{**vars(record), "evaluations": renamed, "environment": made}).save(
+                study.file(SCENES.recipe, label, seed)
+            )
     assert report(study, ["fig2", "fig5"]) == ["fig2"]
     assert "| AdvantageFlow(1.1) | 3 |" in (study.results / "fig2.md").read_text()
     assert (study.results / "fig2.svg").is_file()
     assert "AdvantageFlow(1.1) needs 0.5" in (study.results / "claims.md").read_text()
-    content = json.loads((study.results / "fig2.json").read_text())["scenes"]
-    assert content == json.loads(json.dumps(analyse(study.records(SCENES), NFT, "graded")))
+    content = json.loads((study.results / "fig2.json").read_text())
+    assert content["made"] == {
+        "command": "advantageflow reproduce fig2", "runs": 6, "commits": ["abc"], "machines": ["a CPU with 2 CPUs"],
+    }  # fmt: skip
+    assert "`advantageflow reproduce fig2`: 6 runs, made at abc on" in (study.results / "fig2.md").read_text()
+    assert content["scenes"] == json.loads(json.dumps(analyse(study.records(SCENES), NFT, "graded")))
 
 
 def test_a_run_becomes_a_record_and_is_not_repeated(tmp_path, tiny_pipeline_folder, monkeypatch):

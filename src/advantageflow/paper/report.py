@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from advantageflow.compare import analyse
 from advantageflow.paper.claims import claims_table
 from advantageflow.paper.experiments import FIGURES, SEARCHED_RATES, Panel, gamma_arm
 from advantageflow.paper.study import Study, table1
+from advantageflow.record import Record
 from advantageflow.report.comparison import draw_figure, draw_rates, draw_stability, markdown, table
 
 
@@ -31,9 +32,10 @@ def _write(study: Study, name: str) -> bool:
         return False
     file = study.results / name
     titles = {panel.name: panel.title for panel in panels}
-    write_atomic(file.with_suffix(".json"), json.dumps(results, indent=1) + "\n")
+    made = provenance(study, name)
+    write_atomic(file.with_suffix(".json"), json.dumps({"made": made, **results}, indent=1) + "\n")
     tables = [f"### {titles[panel]}\n\n{table(result)}" for panel, result in results.items()]
-    write_atomic(file.with_suffix(".md"), "\n".join(tables))
+    write_atomic(file.with_suffix(".md"), "\n".join([*tables, _told(made)]))
     if name == "search":
         draw_rates(results["search"], SEARCHED_RATES, file)
     else:
@@ -43,6 +45,23 @@ def _write(study: Study, name: str) -> bool:
         unstable = [record for record in study.records(gamma) if record.label == gamma_arm(0.2)]
         draw_stability([*study.records(unregularized), *unstable], study.results / "stability")
     return True
+
+
+def provenance(study: Study, name: str) -> dict[str, Any]:
+    """The command that makes a figure, and the runs it is made of: how many, at which commits, on which machines."""
+    files = {file for panel in FIGURES[name] for file in study.files(panel)}
+    found = [Record.load(file).environment for file in files]
+    return {
+        "command": f"advantageflow reproduce {name}",
+        "runs": len(found),
+        "commits": sorted({str(made.get("commit")) for made in found}),
+        "machines": sorted({f"{made.get('processor')} with {made.get('cpus')} CPUs" for made in found}),
+    }
+
+
+def _told(made: Mapping[str, Any]) -> str:
+    commits, machines = ", ".join(made["commits"]), " and ".join(made["machines"])
+    return f"`{made['command']}`: {made['runs']} runs, made at {commits} on {machines}.\n"
 
 
 def _analyse(study: Study, panel: Panel) -> dict[str, Any] | None:
@@ -58,8 +77,9 @@ def _write_table1(study: Study) -> bool:
     found = table1(study)
     if not any(found.values()):
         return False
-    write_atomic(study.results / "table1.json", json.dumps(found, indent=1) + "\n")
-    write_atomic(study.results / "table1.md", table1_markdown(study))
+    made = provenance(study, "table1")
+    write_atomic(study.results / "table1.json", json.dumps({"made": made, **found}, indent=1) + "\n")
+    write_atomic(study.results / "table1.md", f"{table1_markdown(study)}\n{_told(made)}")
     return True
 
 

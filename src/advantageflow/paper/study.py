@@ -70,10 +70,14 @@ class Study:
         """Where the record of a run is kept."""
         return self.results / "runs" / Path(recipe).name / f"{slug(label)}-{seed}.json"
 
+    def files(self, panel: Panel) -> list[Path]:
+        """The records that there are of a panel."""
+        files = [self.file(panel.recipe, label, seed) for label in panel.arms for seed in panel.seeds[: self.seeds]]
+        return [file for file in files if file.exists()]
+
     def records(self, panel: Panel) -> list[Record]:
         """What has been finished of a panel."""
-        files = [self.file(panel.recipe, label, seed) for label in panel.arms for seed in panel.seeds[: self.seeds]]
-        records = [Record.load(file) for file in files if file.exists()]
+        records = [Record.load(file) for file in self.files(panel)]
         if panel.parts:
             for record in records:
                 for _, scores in record.evaluations:
