@@ -146,7 +146,7 @@ def _reward_weights(config: Config) -> list[str]:
 
 def _downloads(config: Config, facts: ModelFacts | None) -> dict[str, float]:
     found = {name: DOWNLOADS[name] for name in _reward_weights(config)}
-    if facts and config.model.path != "scenes":
+    if facts and config.model.path not in BUILT_IN_MODELS:
         found = {config.model.path: facts.parameters * 2 + facts.encoders + facts.vae, **found}
     return found
 
