@@ -118,7 +118,7 @@ def draw_stability(records: Sequence[Record], file: Path) -> None:
     """
     arms = list(dict.fromkeys(record.label for record in records))
     names = dict.fromkeys(name for record in records for name in record.metrics)
-    rows = {"grad_norm": "gradient norm", "distance/to_reference": "distance to the base model, ‖v - v_ref‖²"}
+    rows = {"grad_norm": "gradient norm", "distance/to_reference": "distance to the base model"}
     for name in names:
         if name.startswith("loss") and not name.endswith("_advantage"):
             rows[name] = f"{name.removeprefix('loss/')} term" if name != "loss" else "loss"
