@@ -10,7 +10,7 @@ train: $(READY)
 	$(BIN)/advantageflow train $(RECIPE) $(ARGS)
 
 test: $(READY)
-	$(BIN)/python -m pytest --cov=advantageflow --cov-report=term:skip-covered $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal --cov=advantageflow --cov-report=term:skip-covered $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

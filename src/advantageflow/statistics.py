@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeVar
 
 import numpy as np
@@ -36,7 +37,8 @@ def bootstrap(
     """
     count = len(samples)
     rng = np.random.default_rng(seed)
-    values = [statistic(rng.integers(count, size=count).tolist()) for _ in range(resamples)]
+    once = cache(lambda chosen: statistic(list(chosen)))  # three samples can be drawn in 27 ways only
+    values = [once(tuple(rng.integers(count, size=count).tolist())) for _ in range(resamples)]
     low, high = np.quantile(values, [0.025, 0.975], method="nearest")  # a value may be infinite
     return Interval(statistic(list(range(count))), float(low), float(high))
 
