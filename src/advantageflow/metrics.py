@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,10 +45,21 @@ def learning_metrics(found: list[Terms], advantages: Tensor) -> dict[str, float 
     return row
 
 
+def norm_metrics(norms: Mapping[str, Sequence[float]]) -> dict[str, float | None]:
+    """Mean norm of the steps' gradients and of what images of either sign contribute; of steps with a finite one."""
+    finite = {sign: [value for value in values if math.isfinite(value)] for sign, values in norms.items()}
+    means = {sign: sum(values) / len(values) if values else None for sign, values in finite.items()}
+    return {
+        "grad_norm": means["all"],
+        "grad_norm/positive_advantage": means["positive"],
+        "grad_norm/negative_advantage": means["negative"],
+    }
+
+
 def mean_or_none(values: Tensor) -> float | None:
-    """The mean of what is finite; None if nothing is."""
-    finite = values[torch.isfinite(values)]
-    return finite.mean().item() if len(finite) else None
+    """The mean of the values that are not NaN, which stands for "not known here"; None if there are none."""
+    known = values[~torch.isnan(values)]
+    return known.mean().item() if len(known) else None
 
 
 class MetricsWriter:

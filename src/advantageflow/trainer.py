@@ -12,7 +12,6 @@ The loop departs from the paper in:
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -28,7 +27,7 @@ from advantageflow.config import Config
 from advantageflow.environment import peak_memory
 from advantageflow.evaluation import Evaluation, evaluate
 from advantageflow.learning import Terms, batches, by_sign, draw_steps, draw_times, forward_terms, reverse_terms
-from advantageflow.metrics import MetricsWriter, learning_metrics, mean_or_none, reward_metrics
+from advantageflow.metrics import MetricsWriter, learning_metrics, norm_metrics, reward_metrics
 from advantageflow.models.base import FlowModel
 from advantageflow.objectives import OBJECTIVES, FlowGRPO
 from advantageflow.policy import Policy, Role, average_decay, rollout_decay
@@ -192,8 +191,7 @@ class Trainer:
         order = torch.randperm(len(prompts), generator=generator(Stream.ORDER, *address)).tolist()
         terms_of = self._terms_of(prompts, samples, advantages)
         found: list[Terms] = []
-        norms = []
-        norms_by_sign = defaultdict[str, list[float]](list)
+        norms: dict[str, list[float]] = {"all": [], "positive": [], "negative": [], "zero": []}
         for part in range(learn.optimizer_steps):
             images = order[part :: learn.optimizer_steps]
             self.optimizer.zero_grad()
@@ -206,11 +204,11 @@ class Trainer:
                     self._backward(terms, len(images) * learn.t_draws, prompts)
                 if chosen and before:
                     added = [now - then for now, then in zip(self._gradient(), before, strict=True)]
-                    norms_by_sign[sign].append(torch.nn.utils.get_total_norm(added).item() / self.scaler.get_scale())
+                    norms[sign].append(torch.nn.utils.get_total_norm(added).item() / self.scaler.get_scale())
             self.scaler.unscale_(self.optimizer)
             norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters, learn.max_grad_norm, foreach=True)
             if torch.isfinite(norm):
-                norms.append(norm.item())
+                norms["all"].append(norm.item())
             elif not self.scaler.is_enabled():
                 raise NonFiniteLossError(f"the gradient norm is {norm.item()} in iteration {self.iteration}")
             self.scaler.step(self.optimizer)  # skipped where the scale was too large; it is then lowered
@@ -219,12 +217,8 @@ class Trainer:
             self.policy.update_average(average_decay(self.optimizer_step, self.config.policy.average_decay))
         return {
             **learning_metrics(found, advantages),
-            "grad_norm": sum(norms) / len(norms) if norms else None,
-            **{
-                f"grad_norm/{sign}_advantage": mean_or_none(torch.tensor(norms_by_sign[sign]))
-                for sign in ("positive", "negative")
-            },
-            "skipped_steps": learn.optimizer_steps - len(norms),
+            **norm_metrics(norms),
+            "skipped_steps": learn.optimizer_steps - len(norms["all"]),
         }
 
     def _backward(self, terms: Terms, count: int, prompts: list[str]) -> None:
