@@ -7,6 +7,7 @@ import torch
 from rich.console import Console
 
 from advantageflow.config import check_config
+from advantageflow.errors import NonFiniteError
 from advantageflow.learning import by_sign
 from advantageflow.models import load_model
 from advantageflow.progress import Display
@@ -16,7 +17,7 @@ from advantageflow.rewards.scoring import RewardError
 from advantageflow.rollout import Samples
 from advantageflow.run_directory import RunDirectory
 from advantageflow.seeding import Stream, noise
-from advantageflow.trainer import NonFiniteLossError, Trainer
+from advantageflow.trainer import Trainer
 
 
 def brightness(images, prompts):
@@ -195,7 +196,7 @@ def test_a_nan_loss_stops_with_the_sample_named_and_the_checkpoint_unharmed(tmp_
         return good()
 
     trainer.iterate = poison
-    with pytest.raises(NonFiniteLossError, match=r"loss of sample \d+ \(prompt '.*'\) is nan in iteration 2"):
+    with pytest.raises(NonFiniteError, match=r"loss of sample \d+ \(prompt '.*'\) is nan in iteration 2"):
         trainer.run()
     tensors, record = trainer.directory.latest_checkpoint()
     assert record["iteration"] == 2

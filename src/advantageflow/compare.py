@@ -23,6 +23,7 @@ import numpy as np
 from advantageflow.checkpoint import write_atomic
 from advantageflow.collapse import lost_variety
 from advantageflow.config import Config, ConfigError, load_config
+from advantageflow.errors import NonFiniteError
 from advantageflow.processes import child_environment, in_parallel
 from advantageflow.record import SIGNS, Record, read_run
 from advantageflow.report.comparison import AXES, draw_figure, draw_stability, table
@@ -174,7 +175,7 @@ def finish(run: Run, threads: int) -> None:
     with log.open("a") as file:
         command = [sys.executable, "-m", "advantageflow", "train", *arguments]
         code = subprocess.run(command, stdout=file, stderr=file, env=child_environment(threads)).returncode
-    if code == 1 and "the loss of sample" in log.read_text():
+    if code == NonFiniteError.exit_code:
         run.beside(".diverged").touch()
     elif code != 0:
         raise ConfigError(f"the run {run.folder} failed with exit code {code}; see {log}")

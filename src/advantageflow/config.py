@@ -11,15 +11,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from advantageflow.errors import ConfigError as ConfigError
+
 RECIPES = Path(__file__).parent / "recipes"
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
-
-
-class ConfigError(ValueError):
-    """A setting, file or combination that cannot work; the message names it, what is allowed, and what to do."""
 
 
 class Section(BaseModel):

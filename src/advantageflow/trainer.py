@@ -25,6 +25,7 @@ from advantageflow.checkpoint import load_optimizer_tensors, optimizer_tensors
 from advantageflow.collapse import lost_variety, variety_warning
 from advantageflow.config import Config
 from advantageflow.environment import peak_memory
+from advantageflow.errors import NonFiniteError
 from advantageflow.evaluation import Evaluation, evaluate
 from advantageflow.learning import Terms, batches, by_sign, draw_steps, draw_times, forward_terms, reverse_terms
 from advantageflow.metrics import MetricsWriter, learning_metrics, norm_metrics, reward_metrics
@@ -42,10 +43,6 @@ from advantageflow.run_directory import RunDirectory
 from advantageflow.seeding import Stream, address_seed, generator
 
 GRID_IMAGES = 24
-
-
-class NonFiniteLossError(FloatingPointError):
-    """A loss or gradient that is NaN or infinite; the last checkpoint is unharmed."""
 
 
 class Trainer:
@@ -210,7 +207,7 @@ class Trainer:
             if torch.isfinite(norm):
                 norms["all"].append(norm.item())
             elif not self.scaler.is_enabled():
-                raise NonFiniteLossError(f"the gradient norm is {norm.item()} in iteration {self.iteration}")
+                raise NonFiniteError(f"the gradient norm is {norm.item()} in iteration {self.iteration}")
             self.scaler.step(self.optimizer)  # skipped where the scale was too large; it is then lowered
             self.scaler.update()
             self.optimizer_step += 1
@@ -252,7 +249,7 @@ class Trainer:
         if bad:
             image = terms.images[bad[0]]
             values = {name: value[bad[0]].item() for name, value in terms.terms.items()}
-            raise NonFiniteLossError(
+            raise NonFiniteError(
                 f"the loss of sample {image} (prompt {prompts[image]!r}) is {loss[bad[0]].item()} in iteration "
                 f"{self.iteration}: {values}; lower learn.learning_rate, then continue from the last checkpoint"
             )

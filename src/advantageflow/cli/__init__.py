@@ -22,12 +22,12 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        from advantageflow.config import ConfigError
+        from advantageflow.errors import ConfigError, NonFiniteError
 
-        if not isinstance(error, ConfigError | FloatingPointError):
+        if not isinstance(error, ConfigError | NonFiniteError):
             raise
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, ConfigError) else 1)
+        sys.exit(error.exit_code)
 
 
 def _show_version(wanted: bool) -> None:
