@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
 
+from advantageflow.config_errors import explain
 from advantageflow.errors import ConfigError as ConfigError
-
-RECIPES = Path(__file__).parent / "recipes"
+from advantageflow.reading import parse_change, read_recipe
+from advantageflow.reading import recipe_names as recipe_names
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -198,10 +196,6 @@ class Config(Section):
         return {self.reward: 1.0} if isinstance(self.reward, str) else self.reward
 
 
-def recipe_names() -> list[str]:
-    return sorted(path.relative_to(RECIPES).with_suffix("").as_posix() for path in RECIPES.rglob("*.yaml"))
-
-
 def load_config(recipe: str, overrides: Iterable[str] = ()) -> Config:
     """Read a recipe, apply "section.key=value" changes, and check the whole.
 
@@ -213,50 +207,13 @@ def load_config(recipe: str, overrides: Iterable[str] = ()) -> Config:
         ConfigError: naming the key, what is allowed, and the nearest valid name.
     """
     settings = read_recipe(recipe)
-    changes = [_parse_change(override) for override in overrides]
+    changes = [parse_change(override) for override in overrides]
     for key, value in sorted(changes, key=lambda change: change[0] not in ("objective", "objective.name")):
         if key in ("objective", "objective.name"):
             _switch_objective(settings, value)
         else:
             _assign(settings, key, value)
     return check_config(settings)
-
-
-def read_recipe(recipe: str) -> dict[str, Any]:
-    """The plain content of a recipe, by name or path; `extends` names another whose settings it starts from."""
-    path = Path(recipe) if recipe.endswith((".yaml", ".yml")) else RECIPES / f"{recipe}.yaml"
-    if not path.is_file():
-        raise ConfigError(
-            f"unknown recipe {recipe!r}; shipped are {', '.join(recipe_names())}{_nearest(recipe, recipe_names())}, "
-            "or give the path of a .yaml file"
-        )
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold a mapping of settings, not {type(content).__name__}")
-    base = content.pop("extends", None)
-    return content if base is None else _merge(read_recipe(str(base)), content)
-
-
-def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Sections are merged; rewards, which are mappings too, are replaced."""
-    merged = dict(base)
-    for key, value in changes.items():
-        both = isinstance(value, dict) and isinstance(base.get(key), dict) and key not in ("reward", "rewards")
-        merged[key] = _merge(base[key], value) if both else value
-    return merged
-
-
-def _parse_change(override: str) -> tuple[str, Any]:
-    key, separator, text = override.partition("=")
-    if not separator:
-        raise ConfigError(f"cannot read {override!r}; write a change as key=value, such as seed=1")
-    try:
-        return key, yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"the value of {override!r} is not valid YAML: {str(error).splitlines()[0]}") from None
 
 
 def _assign(settings: dict[str, Any], key: str, value: Any) -> None:
@@ -304,7 +261,7 @@ def check_config(settings: dict[str, Any]) -> Config:
     try:
         config = Config.model_validate(settings)
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(error.errors()))) from None
+        raise ConfigError(explain(error.errors(), Config, OBJECTIVES)) from None
     _check_combination(config)
     return config
 
@@ -349,61 +306,6 @@ def _check_combination(config: Config) -> None:
         raise ConfigError("reward is empty; name at least one, such as reward=scenes_graded")
     if not config.evaluation.rewards:
         raise ConfigError("evaluation.rewards is empty; name at least one, such as {reward: scenes_graded}")
-
-
-def _explain(errors: list[ErrorDetails]) -> list[str]:
-    """One sentence per wrong key."""
-    by_key: dict[str, list[ErrorDetails]] = {}
-    for error in errors:
-        path = [str(part) for part in error["loc"]]
-        if path[0] == "objective" and len(path) > 1 and path[1] in OBJECTIVES:
-            del path[1]  # the union's branch
-        if path[0] == "reward":
-            del path[1:]
-        del path[3 if path[0] == "evaluation" else 2 :]  # the branch of a union of types
-        by_key.setdefault(".".join(path), []).append(error)
-    return [_sentence(key, found) for key, found in by_key.items()]
-
-
-def _sentence(key: str, found: list[ErrorDetails]) -> str:
-    first = found[0]
-    if first["type"] == "extra_forbidden":
-        section, _, last = key.rpartition(".")
-        names = _allowed_keys(first["loc"])
-        where = f"in {section!r}" if section else "at the top of a recipe"
-        return f"unknown key {key!r}{_nearest(last, names)}; allowed {where}: {', '.join(names)}"
-    if first["type"] == "union_tag_invalid":
-        names = list(OBJECTIVES)
-        value = first["input"].get("name") if isinstance(first["input"], dict) else first["input"]
-        return f"objective.name is {value!r}{_nearest(str(value), names)}; allowed: {', '.join(names)}"
-    if key == "objective.gamma":
-        return f"objective.gamma is {first['input']!r}; allowed: a number, or '1-A'"
-    if key == "policy.rollout_decay":
-        return f"{key} is {first['input']!r}; allowed: a schedule (0, 1 or 2) or a constant between 0 and 1"
-    if key == "reward":
-        return f"reward is {first['input']!r}; allowed: a reward's name, or names with their weights: {{pickscore: 1}}"
-    if key == "rollout.images_per_prompt":
-        return f"{key} is {first['input']!r}; a group needs at least 2 images to compare"
-    message = first["msg"][0].lower() + first["msg"][1:]
-    return f"{key} is {first['input']!r}; {message.replace('input should', 'it should')}"
-
-
-def _allowed_keys(path: tuple[int | str, ...]) -> list[str]:
-    section: type[BaseModel] = Config
-    for part in path[:-1]:
-        if part in OBJECTIVES:
-            section = OBJECTIVES[str(part)]
-        elif part != "objective":
-            inner = section.model_fields[str(part)].annotation
-            assert isinstance(inner, type)
-            assert issubclass(inner, BaseModel)
-            section = inner
-    return list(section.model_fields)
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(names), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def dump_config(config: Config) -> str:

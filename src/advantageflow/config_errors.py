@@ -1,0 +1,73 @@
+"""Sentences about wrong settings: the key, its value, what is allowed, and the nearest name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+
+
+def explain(errors: list[ErrorDetails], root: type[BaseModel], objectives: Mapping[str, type[BaseModel]]) -> str:
+    """One sentence per wrong key.
+
+    Args:
+        root: the tree that was not matched.
+        objectives: name -> section, of which `objective` is one.
+    """
+    by_key: dict[str, list[ErrorDetails]] = {}
+    for error in errors:
+        path = [str(part) for part in error["loc"]]
+        if path[0] == "objective" and len(path) > 1 and path[1] in objectives:
+            del path[1]  # the union's branch
+        if path[0] == "reward":
+            del path[1:]
+        del path[3 if path[0] == "evaluation" else 2 :]  # the branch of a union of types
+        by_key.setdefault(".".join(path), []).append(error)
+    return "; ".join(_sentence(key, found, root, objectives) for key, found in by_key.items())
+
+
+def _sentence(
+    key: str, found: list[ErrorDetails], root: type[BaseModel], objectives: Mapping[str, type[BaseModel]]
+) -> str:
+    first = found[0]
+    if first["type"] == "extra_forbidden":
+        section, _, last = key.rpartition(".")
+        names = _allowed_keys(first["loc"], root, objectives)
+        where = f"in {section!r}" if section else "at the top of a recipe"
+        return f"unknown key {key!r}{nearest(last, names)}; allowed {where}: {', '.join(names)}"
+    if first["type"] == "union_tag_invalid":
+        names = list(objectives)
+        value = first["input"].get("name") if isinstance(first["input"], dict) else first["input"]
+        return f"objective.name is {value!r}{nearest(str(value), names)}; allowed: {', '.join(names)}"
+    if key == "objective.gamma":
+        return f"objective.gamma is {first['input']!r}; allowed: a number, or '1-A'"
+    if key == "policy.rollout_decay":
+        return f"{key} is {first['input']!r}; allowed: a schedule (0, 1 or 2) or a constant between 0 and 1"
+    if key == "reward":
+        return f"reward is {first['input']!r}; allowed: a reward's name, or names with their weights: {{pickscore: 1}}"
+    if key == "rollout.images_per_prompt":
+        return f"{key} is {first['input']!r}; a group needs at least 2 images to compare"
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return f"{key} is {first['input']!r}; {message.replace('input should', 'it should')}"
+
+
+def _allowed_keys(
+    path: tuple[int | str, ...], root: type[BaseModel], objectives: Mapping[str, type[BaseModel]]
+) -> list[str]:
+    section = root
+    for part in path[:-1]:
+        if part in objectives:
+            section = objectives[str(part)]
+        elif part != "objective":
+            inner = section.model_fields[str(part)].annotation
+            assert isinstance(inner, type)
+            assert issubclass(inner, BaseModel)
+            section = inner
+    return list(section.model_fields)
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
