@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -10,16 +11,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from advantageflow.config_errors import explain
 from advantageflow.errors import ConfigError as ConfigError
-from advantageflow.reading import parse_change, read_recipe
+from advantageflow.errors import shown
+from advantageflow.reading import WHOLE, assign, parse_changes, read_recipe
 from advantageflow.reading import recipe_names as recipe_names
 
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
+MAX_TEXT = 4096
+OWN_KEYS = ("tasks", "all", "task", "prompt", "index", "scores", "iteration", "seconds")
+LARGE = 1e8  # beyond any sensible setting; keeps products and timers finite
+Positive = Annotated[float, Field(gt=0, le=LARGE)]
+NonNegative = Annotated[float, Field(ge=0, le=LARGE)]
+Count = Annotated[int, Field(ge=1, le=10**8)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelSettings(Section):
@@ -30,8 +35,10 @@ class ModelSettings(Section):
         "float32", description="of the network; LoRA weights stay float32"
     )
     device: str = Field("auto", description='"auto" (CUDA if present), "cpu", "cuda"')
-    resolution: Count | None = Field(None, description="height and width in pixels; null for the model's own")
-    max_sequence_length: Annotated[int, Field(ge=0)] | None = Field(
+    resolution: Annotated[int, Field(ge=1, le=16384)] | None = Field(
+        None, description="height and width in pixels; null for the model's own"
+    )
+    max_sequence_length: Annotated[int, Field(ge=0, le=10**5)] | None = Field(
         None, description="text tokens of T5 or the language model; null for the family's usual"
     )
     distilled_guidance: NonNegative = Field(3.5, description="what a guidance-distilled network (FLUX.1-dev) is told")
@@ -45,7 +52,7 @@ class ModelSettings(Section):
 
 
 class PolicySettings(Section):
-    lora_rank: Annotated[int, Field(ge=0)] = Field(32, description="0 trains all weights")
+    lora_rank: Annotated[int, Field(ge=0, le=4096)] = Field(32, description="0 trains all weights")
     lora_alpha: Positive = 64
     rollout_decay: Literal[0, 1, 2] | Annotated[float, Field(gt=0, lt=1)] = Field(
         1, description="of the rollout policy: DiffusionNFT's schedule 0, 1 or 2, or a constant between 0 and 1"
@@ -64,9 +71,11 @@ class PromptSettings(Section):
 
 class RolloutSettings(Section):
     guidance_scale: NonNegative = Field(1.0, description="classifier-free guidance while sampling; 1 is none")
-    prompts_per_iteration: Count = 32
-    images_per_prompt: Annotated[int, Field(ge=2)] = Field(4, description="the group size; advantages need 2 or more")
-    num_inference_steps: Annotated[int, Field(ge=2)] = 10
+    prompts_per_iteration: Annotated[int, Field(ge=1, le=10**5)] = 32
+    images_per_prompt: Annotated[int, Field(ge=2, le=10**5)] = Field(
+        4, description="the group size; advantages need 2 or more"
+    )
+    num_inference_steps: Annotated[int, Field(ge=2, le=1000)] = 10
     solver: Literal["euler", "heun", "dpm2", "flow_sde"] = "dpm2"
     noise_level: Positive = Field(0.7, description="of flow_sde")
     batch_size: Count = Field(64, description="images sampled at once")
@@ -93,7 +102,7 @@ class AdvantageFlowSettings(Section):
     }
 
     name: Literal["advantageflow"] = "advantageflow"
-    gamma: float | Literal["1-A"] = 1.1
+    gamma: Annotated[float, Field(ge=-LARGE, le=LARGE)] | Literal["1-A"] = 1.1
     beta: Positive = 1.0
     reference_weight: NonNegative = 1e-3
     adaptive_scale: bool = False
@@ -131,7 +140,8 @@ class FlowGRPOSettings(Section):
 ObjectiveSettings = Annotated[
     AdvantageFlowSettings | DiffusionNFTSettings | FlowGRPOSettings, Field(discriminator="name")
 ]
-OBJECTIVES: dict[str, type[AdvantageFlowSettings] | type[DiffusionNFTSettings] | type[FlowGRPOSettings]] = {
+AnyObjective = type[AdvantageFlowSettings] | type[DiffusionNFTSettings] | type[FlowGRPOSettings]
+OBJECTIVES: dict[str, AnyObjective] = {
     "advantageflow": AdvantageFlowSettings,
     "nft": DiffusionNFTSettings,
     "flow-grpo": FlowGRPOSettings,
@@ -148,7 +158,7 @@ class LearnSettings(Section):
     )
     optimizer_steps: Count = Field(1, description="steps per iteration, each on an equal part of the images")
     batch_size: Count = Field(256, description="noised copies in one call; does not change the result")
-    learning_rate: Positive = 3e-4
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 3e-4
     weight_decay: NonNegative = 1e-4
     max_grad_norm: Positive = 1.0
 
@@ -156,9 +166,9 @@ class LearnSettings(Section):
 class EvaluationSettings(Section):
     rewards: dict[str, str] = Field({"reward": "scenes_graded"}, description="label -> reward; the first goes by task")
     num_images: Count = 480
-    num_inference_steps: Annotated[int, Field(ge=2)] = 10
+    num_inference_steps: Annotated[int, Field(ge=2, le=1000)] = 10
     guidance_scale: Positive = 1.0
-    every: Annotated[int, Field(ge=0)] = Field(
+    every: Annotated[int, Field(ge=0, le=10**8)] = Field(
         0, description="iterations between evaluations; 0 for start and end only"
     )
 
@@ -168,15 +178,15 @@ class RunSettings(Section):
     max_seconds: Positive | None = Field(None, description="of training, evaluation aside, after which the run ends")
     checkpoint_every: Count = 10
     samples_every: Count = 10
-    threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads; 0 for PyTorch's choice")
+    threads: Annotated[int, Field(ge=0, le=1024)] = Field(0, description="CPU threads; 0 for PyTorch's choice")
 
 
 class Config(Section):
     """Everything that decides a run."""
 
     name: str = "run"
-    seed: Annotated[int, Field(ge=0)] = 0
-    reward: str | dict[str, float] = Field(
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    reward: str | dict[str, Annotated[float, Field(ge=-LARGE, le=LARGE)]] = Field(
         "scenes_graded", description="a built-in reward, package.module:function or http:// address; or several: weight"
     )
     model: ModelSettings = ModelSettings()
@@ -207,40 +217,45 @@ def load_config(recipe: str, overrides: Iterable[str] = ()) -> Config:
         ConfigError: naming the key, what is allowed, and the nearest valid name.
     """
     settings = read_recipe(recipe)
-    changes = [parse_change(override) for override in overrides]
-    for key, value in sorted(changes, key=lambda change: change[0] not in ("objective", "objective.name")):
-        if key in ("objective", "objective.name"):
-            _switch_objective(settings, value)
-        else:
-            _assign(settings, key, value)
+    changes = parse_changes(overrides)
+    if "objective.name" in changes:
+        _switch_objective(settings, changes.pop("objective.name"))
+    for key, value in changes.items():
+        assign(settings, key, value)
     return check_config(settings)
 
 
-def _assign(settings: dict[str, Any], key: str, value: Any) -> None:
-    *sections, last = key.split(".")
-    for section in sections:
-        settings = settings.setdefault(section, {})
-        if not isinstance(settings, dict):
-            raise ConfigError(f"{key!r} cannot be set: {section!r} is not a section")
-    settings[last] = value
-
-
-def _switch_objective(settings: dict[str, Any], value: Any) -> None:
+def _switch_objective(settings: dict[str, Any], name: Any) -> None:
     """Another method starts from its own defaults, but keeps a sampler that it can learn from."""
-    old, new = settings.get("objective") or {}, value if isinstance(value, dict) else {"name": value}
-    before, after = (OBJECTIVES.get(choice.get("name", "advantageflow")) for choice in (old, new))
-    if before is after:
-        settings["objective"] = {**old, **new}
+    objective = _named_objective(settings)
+    before, after = _known_objective(objective), _known_objective({"name": name})
+    if before is not None and before is after:
         return
-    settings["objective"] = new
+    settings["objective"] = {"name": name}
     if before is None or after is None:
         return
-    if before.family != after.family:
-        settings.get("learn", {}).pop("transitions", None)
+    learn = settings.get("learn")
+    if before.family != after.family and isinstance(learn, dict):
+        learn.pop("transitions", None)
     for section, values in after.defaults.items():
         for key, default in values.items():
             if key != "solver" or before.family != after.family:
-                _assign(settings, f"{section}.{key}", default)
+                assign(settings, f"{section}.{key}", default)
+
+
+def _named_objective(settings: dict[str, Any]) -> Any:
+    """The section `objective`, which may be given as a name alone or not at all."""
+    objective = settings.get("objective", {})
+    if isinstance(objective, str):
+        objective = {"name": objective}
+    if isinstance(objective, dict):
+        objective = settings["objective"] = {"name": "advantageflow", **objective}
+    return objective
+
+
+def _known_objective(objective: Any) -> AnyObjective | None:
+    name = objective.get("name") if isinstance(objective, dict) else None
+    return OBJECTIVES.get(name) if isinstance(name, str) else None
 
 
 def check_config(settings: dict[str, Any]) -> Config:
@@ -249,21 +264,29 @@ def check_config(settings: dict[str, Any]) -> Config:
     Raises:
         ConfigError: see `load_config`.
     """
-    objective = settings.get("objective", {})
-    if isinstance(objective, str):
-        objective = settings["objective"] = {"name": objective}
-    if isinstance(objective, dict):
-        objective.setdefault("name", "advantageflow")
-        if objective["name"] in OBJECTIVES:
-            for section, values in OBJECTIVES[objective["name"]].defaults.items():
-                if isinstance(settings.setdefault(section, {}), dict):
-                    settings[section] = values | settings[section]
+    known = _known_objective(_named_objective(settings))
+    for section, values in (known.defaults if known else {}).items():
+        if isinstance(settings.setdefault(section, {}), dict):
+            settings[section] = values | settings[section]
     try:
         config = Config.model_validate(settings)
     except ValidationError as error:
         raise ConfigError(explain(error.errors(), Config, OBJECTIVES)) from None
+    _check_plain("", settings, config.model_dump())
     _check_combination(config)
     return config
+
+
+def _check_plain(key: str, given: Any, read: Any) -> None:
+    """True is no number, and no path, name or address has control characters."""
+    if isinstance(given, dict) and isinstance(read, dict):
+        for name, value in given.items():
+            _check_plain(key, name, name)
+            _check_plain(f"{key}.{name}" if key else name, value, read[name])
+    elif isinstance(given, bool) and not isinstance(read, bool):
+        raise ConfigError(f"{key} is {given}; it should not be true or false")
+    elif isinstance(read, str) and (len(read) > MAX_TEXT or not read.isprintable()):
+        raise ConfigError(f"{key} is {shown(read)}; it should be printable text of at most {MAX_TEXT} characters")
 
 
 def _check_combination(config: Config) -> None:
@@ -306,6 +329,22 @@ def _check_combination(config: Config) -> None:
         raise ConfigError("reward is empty; name at least one, such as reward=scenes_graded")
     if not config.evaluation.rewards:
         raise ConfigError("evaluation.rewards is empty; name at least one, such as {reward: scenes_graded}")
+    for label in config.evaluation.rewards:
+        check_label(label)
+
+
+def check_label(label: str) -> None:
+    """A held-out score's label stands in tables and beside keys of our own.
+
+    Raises:
+        ConfigError: it would be taken for one of these, or cannot be shown.
+    """
+    if label in OWN_KEYS:
+        raise ConfigError(
+            f"a score cannot be labelled {label!r}, which the results use themselves; choose another label"
+        )
+    if not re.fullmatch(r"[^\s\[\]|`]([^\[\]|`]{0,98}[^\s\[\]|`])?", label):
+        raise ConfigError(f"a score cannot be labelled {shown(label)}; give it 1 to 100 characters without []|`")
 
 
 def dump_config(config: Config) -> str:
@@ -317,7 +356,7 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested sections as "section.key"; rewards with their weights or labels stay one value."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
-        if isinstance(value, dict) and key not in ("reward", "rewards"):
+        if isinstance(value, dict) and key not in WHOLE:
             flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value

@@ -8,6 +8,17 @@ from collections.abc import Iterable, Mapping
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from advantageflow.errors import shown
+
+# Where pydantic's words would speak of unions
+ALLOWED = {
+    "objective.gamma": "allowed: a number, or '1-A'",
+    "policy.rollout_decay": "allowed: a schedule (0, 1 or 2) or a constant between 0 and 1",
+    "reward": "allowed: a reward's name, or names with their weights: {pickscore: 1}",
+    "rollout.images_per_prompt": "a group needs at least 2 images to compare",
+}
+MOST_SENTENCES = 3
+
 
 def explain(errors: list[ErrorDetails], root: type[BaseModel], objectives: Mapping[str, type[BaseModel]]) -> str:
     """One sentence per wrong key.
@@ -25,7 +36,9 @@ def explain(errors: list[ErrorDetails], root: type[BaseModel], objectives: Mappi
             del path[1:]
         del path[3 if path[0] == "evaluation" else 2 :]  # the branch of a union of types
         by_key.setdefault(".".join(path), []).append(error)
-    return "; ".join(_sentence(key, found, root, objectives) for key, found in by_key.items())
+    sentences = [_sentence(key, found, root, objectives) for key, found in list(by_key.items())[:MOST_SENTENCES]]
+    more = len(by_key) - len(sentences)
+    return "; ".join([*sentences, f"and {more} more"] if more else sentences)
 
 
 def _sentence(
@@ -35,22 +48,20 @@ def _sentence(
     if first["type"] == "extra_forbidden":
         section, _, last = key.rpartition(".")
         names = _allowed_keys(first["loc"], root, objectives)
-        where = f"in {section!r}" if section else "at the top of a recipe"
-        return f"unknown key {key!r}{nearest(last, names)}; allowed {where}: {', '.join(names)}"
+        where = f"in {shown(section)}" if section else "at the top of a recipe"
+        return f"unknown key {shown(key)}{nearest(last, names)}; allowed {where}: {', '.join(names)}"
     if first["type"] == "union_tag_invalid":
         names = list(objectives)
         value = first["input"].get("name") if isinstance(first["input"], dict) else first["input"]
-        return f"objective.name is {value!r}{nearest(str(value), names)}; allowed: {', '.join(names)}"
-    if key == "objective.gamma":
-        return f"objective.gamma is {first['input']!r}; allowed: a number, or '1-A'"
-    if key == "policy.rollout_decay":
-        return f"{key} is {first['input']!r}; allowed: a schedule (0, 1 or 2) or a constant between 0 and 1"
-    if key == "reward":
-        return f"reward is {first['input']!r}; allowed: a reward's name, or names with their weights: {{pickscore: 1}}"
-    if key == "rollout.images_per_prompt":
-        return f"{key} is {first['input']!r}; a group needs at least 2 images to compare"
+        return f"objective.name is {shown(value)}{nearest(str(value), names)}; allowed: {', '.join(names)}"
+    if key in ALLOWED:
+        return f"{key} is {shown(first['input'])}; {ALLOWED[key]}"
+    if first["type"] == "model_type":
+        names = _allowed_keys((*first["loc"], ""), root, objectives)
+        return f"{key} is {shown(first['input'])}, but it is a section; allowed in it: {', '.join(names)}"
     message = first["msg"][0].lower() + first["msg"][1:]
-    return f"{key} is {first['input']!r}; {message.replace('input should', 'it should')}"
+    key = key if key.isprintable() and len(key) <= 200 else shown(key)
+    return f"{key} is {shown(first['input'])}; {message.replace('input should', 'it should')}"
 
 
 def _allowed_keys(
@@ -69,5 +80,5 @@ def _allowed_keys(
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(names), n=1)
+    close = difflib.get_close_matches(name[:200], list(names), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""

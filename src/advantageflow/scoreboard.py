@@ -97,7 +97,8 @@ def summarize(rows: list[Row]) -> dict[str, dict[str, Mean]]:
         table[label] = {"all": Mean.of(values)}
         tasks: dict[str, list[float]] = {}
         for row in rows:
-            tasks.setdefault(row["task"], []).append(row["scores"][label])
+            task = row["task"] if row["task"] not in ("all", "tasks") else f"task {row['task']}"
+            tasks.setdefault(task, []).append(row["scores"][label])
         if len(tasks) > 1:
             means = {task: Mean.of(found) for task, found in tasks.items()}
             width = math.sqrt(sum(mean.half_width**2 for mean in means.values())) / len(means)
