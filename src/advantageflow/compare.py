@@ -23,7 +23,7 @@ import numpy as np
 from advantageflow.checkpoint import write_atomic
 from advantageflow.collapse import lost_variety
 from advantageflow.config import Config, ConfigError, load_config
-from advantageflow.errors import NonFiniteError
+from advantageflow.errors import NonFiniteError, shown
 from advantageflow.processes import child_environment, in_parallel
 from advantageflow.record import SIGNS, Record, read_run
 from advantageflow.report.comparison import AXES, draw_figure, draw_stability, table
@@ -59,7 +59,7 @@ def parse_arms(varied: Sequence[str], recipe: str) -> list[Arm]:
         key, separator, values = choice.partition("=")
         if not separator or not all(values.split(",")):
             raise ConfigError(
-                f"cannot read --vary {choice!r}; write key=value,value, as in objective=advantageflow,nft"
+                f"cannot read --vary {shown(choice)}; write key=value,value, as in objective=advantageflow,nft"
             )
         axes.append([(key, value) for value in values.split(",")])
     arms = []
@@ -88,7 +88,7 @@ def parse_budget(text: str, config: Config) -> tuple[str, ...]:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h|iterations|images)", text)
     if not match or float(match[1]) <= 0:
-        raise ConfigError(f"cannot read --budget {text!r}; write 10m, 600s, 1h, 60iterations or 5000images")
+        raise ConfigError(f"cannot read --budget {shown(text)}; write 10m, 600s, 1h, 60iterations or 5000images")
     amount, unit = float(match[1]), match[2]
     if unit == "iterations":
         return (f"run.iterations={int(amount)}",)
@@ -205,14 +205,14 @@ def analyse(records: Sequence[Record], baseline: str, score: str | None = None) 
     """
     arms = list(dict.fromkeys(record.label for record in records))
     if baseline not in arms:
-        raise ConfigError(f"--baseline is {baseline!r}; the arms are {', '.join(arms)}")
+        raise ConfigError(f"--baseline is {shown(baseline)}; the arms are {', '.join(arms)}")
     kept = {arm: [record for record in records if record.label == arm and not record.diverged] for arm in arms}
     if not all(kept.values()):
         raise ConfigError(f"no finished run of {', '.join(arm for arm in arms if not kept[arm])}")
     scores = [name for name in kept[arms[0]][0].before if name != "tasks"]
     score = score or scores[0]
     if score not in scores:
-        raise ConfigError(f"--score is {score!r}; the runs have {', '.join(scores)}")
+        raise ConfigError(f"--score is {shown(score)}; the runs have {', '.join(scores)}")
     paired = {arm: _pairs(found, kept[baseline]) for arm, found in kept.items()}
     result: dict[str, Any] = {"score": score, "baseline": baseline, "arms": {}}
     for arm in arms:

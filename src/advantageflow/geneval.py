@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from advantageflow.errors import shown
+
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 # COCO's 80 categories in its own order, under GenEval's names
 OBJECTS = (
@@ -93,7 +95,7 @@ def sample_prompt(tag: str, rng: np.random.Generator) -> GenEvalPrompt:
     if tag == "color_attr":
         names, colors = pick(coloured, 2), pick(COLORS, 2)
         return build(tag, *(Clause(name, color=color) for name, color in zip(names, colors, strict=True)))
-    raise ValueError(f"unknown GenEval task {tag!r}; allowed: {', '.join(TASKS)}")
+    raise ValueError(f"unknown GenEval task {shown(tag)}; allowed: {', '.join(TASKS)}")
 
 
 def generate_prompts(count: int, seed: int) -> list[GenEvalPrompt]:
@@ -135,7 +137,8 @@ def parse_prompt(text: str) -> GenEvalPrompt:
     if match := _ONE.fullmatch(rest):
         return build("colors" if match[1] else "single_object", Clause(match[2], color=match[1]))
     raise ValueError(
-        f"{text!r} is not a GenEval prompt; they read like 'a photo of a red cup and a blue dog', with COCO's names"
+        f"{shown(text)} is not a GenEval prompt; they read like 'a photo of a red cup and a blue dog', "
+        "with COCO's names"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from advantageflow.config import ConfigError
+from advantageflow.errors import shown
 
 AF, AF_A, NFT, GRPO = "AdvantageFlow(1.1)", "AdvantageFlow(1-A)", "DiffusionNFT", "Flow-GRPO"
 METHODS: dict[str, tuple[str, ...]] = {
@@ -163,5 +164,5 @@ def figures(name: str) -> list[str]:
     if name == "all":
         return list(FIGURES)
     if name not in FIGURES:
-        raise ConfigError(f"unknown figure {name!r}; allowed: {', '.join(FIGURES)}, all")
+        raise ConfigError(f"unknown figure {shown(name)}; allowed: {', '.join(FIGURES)}, all")
     return [name]

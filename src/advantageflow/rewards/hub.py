@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from advantageflow.config import ConfigError
+from advantageflow.errors import shown
 
 
 def reward_device() -> torch.device:
@@ -58,4 +59,4 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 def _cannot_load(what: str, error: Exception) -> str:
     reason = " ".join(str(error).split())
-    return f"cannot load {what!r}: {reason[:300]}; fetch it once with a network, or give a folder that holds it"
+    return f"cannot load {shown(what)}: {reason[:300]}; fetch it once with a network, or give a folder that holds it"

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from advantageflow.config import ConfigError
+from advantageflow.errors import shown
 from advantageflow.pictures import to_pil
 
 INSTRUCTION = (
@@ -75,5 +76,5 @@ class VLMJudge:
         answer = response.json()["choices"][0]["message"]["content"]
         found = FINAL_SCORE.search(answer)
         if found is None:
-            raise ValueError(f"the judge gave no 'Final Score: 1-5' for {prompt!r}; it said {answer[:200]!r}")
+            raise ValueError(f"the judge gave no 'Final Score: 1-5' for {shown(prompt)}; it said {answer[:200]!r}")
         return float(found[1]) / 5

@@ -9,6 +9,7 @@ from itertools import permutations
 
 import numpy as np
 
+from advantageflow.errors import shown
 from advantageflow.scenes.world import COLORS, IMAGE_SIZE, MAX_COUNT, RELATIONS, SHAPES, Scene, SceneObject
 
 TASKS = ("single", "two", "counting", "colors", "position", "binding")
@@ -70,7 +71,7 @@ def task_prompts(task: str) -> list[ScenePrompt]:
             for first, second in pairs
             for one, other in permutations(COLORS, 2)
         ]
-    raise ValueError(f"unknown task {task!r}; the grammar has {', '.join(TASKS)}")
+    raise ValueError(f"unknown task {shown(task)}; the grammar has {', '.join(TASKS)}")
 
 
 @lru_cache
@@ -81,7 +82,7 @@ def split_prompts(split: str, seed: int = 0) -> dict[str, tuple[ScenePrompt, ...
     held-out prompt is a re-worded training prompt.
     """
     if split not in ("train", "held_out"):
-        raise ValueError(f"unknown split {split!r}; use 'train' or 'held_out'")
+        raise ValueError(f"unknown split {shown(split)}; use 'train' or 'held_out'")
     chosen: dict[str, tuple[ScenePrompt, ...]] = {}
     for number, task in enumerate(TASKS):
         by_combination: dict[object, list[ScenePrompt]] = {}
@@ -114,7 +115,7 @@ def parse_prompt(text: str) -> ScenePrompt:
     found = _all_prompts().get(re.sub(r"\s+", " ", text.strip().lower()))
     if found is None:
         raise ValueError(
-            f"the scenes verifier cannot read the prompt {text!r}; it reads prompts such as "
+            f"the scenes verifier cannot read the prompt {shown(text)}; it reads prompts such as "
             "'a red circle and a blue square', 'three rings', 'a cross left of a diamond' "
             f"(shapes: {', '.join(SHAPES)}; colours: {', '.join(COLORS)}; counts up to {MAX_COUNT})"
         )

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from advantageflow.errors import shown
 from advantageflow.scenes.model import scene_words
 from advantageflow.scenes.world import IMAGE_SIZE
 
@@ -43,12 +44,12 @@ def read_words(prompt: str) -> list[int]:
     unknown = [word for word in words if word not in vocabulary()]
     if unknown:
         raise ValueError(
-            f"the learned rewards of scenes do not know {', '.join(map(repr, unknown))} in the prompt {prompt!r}; "
+            f"the learned rewards of scenes do not know {shown(unknown)[1:-1]} in the prompt {shown(prompt)}; "
             f"they know {', '.join(vocabulary())}"
         )
     if not 1 <= len(words) <= MAX_WORDS:
         raise ValueError(
-            f"the learned rewards of scenes read 1 to {MAX_WORDS} words, and the prompt {prompt!r} has {len(words)}"
+            f"the learned rewards of scenes read 1 to {MAX_WORDS} words; the prompt {shown(prompt)} has {len(words)}"
         )
     return [vocabulary()[word] for word in words]
 
