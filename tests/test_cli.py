@@ -17,7 +17,6 @@ SMALL = [
     "policy.lora_rank=4",
     "evaluation.num_images=6",
     "evaluation.num_inference_steps=2",
-    "evaluation.every=0",
     "run.checkpoint_every=1",
     "run.threads=1",
 ]

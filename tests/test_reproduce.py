@@ -242,7 +242,8 @@ def test_a_run_becomes_a_record_and_is_not_repeated(tmp_path, tiny_pipeline_fold
     lines = list(run_all(study, study.plan([panel]), jobs=2, threads=1))
     assert len(lines) == 2
     assert {record.label for record in study.records(panel)} == {AF, NFT}
-    changed = replace(study, changes=(*study.changes, "learn.t_draws=3"))
+    others = [change for change in study.changes if not change.startswith("learn.t_draws")]
+    changed = replace(study, changes=(*others, "learn.t_draws=3"))
     with pytest.raises(ConfigError, match=r"made with other settings \(learn.t_draws is 3 and was 2\); remove it"):
         changed.plan([panel])
     monkeypatch.setattr("advantageflow.paper.study.finish", lambda *_: pytest.fail("a finished run was started again"))
