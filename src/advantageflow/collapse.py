@@ -16,6 +16,11 @@ def lost_variety(diversity: Sequence[float]) -> bool:
     return len(diversity) > 1 and diversity[-1] < KEPT * diversity[0]
 
 
+def first_lost(diversity: Sequence[float]) -> int | None:
+    """The first iteration, from 0, in which `lost_variety` held; None if there is none."""
+    return next((i for i in range(len(diversity)) if lost_variety(diversity[: i + 1])), None)
+
+
 def variety_warning(diversity: Sequence[float]) -> str:
     """What a user is told where `lost_variety` holds."""
     return (

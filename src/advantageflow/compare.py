@@ -28,6 +28,7 @@ from advantageflow.processes import child_environment, in_parallel
 from advantageflow.record import SIGNS, Record, read_run
 from advantageflow.report.comparison import AXES, draw_figure, draw_stability, table
 from advantageflow.report.comparison_page import write_comparison
+from advantageflow.run_directory import RunDirectory
 from advantageflow.statistics import (
     Interval,
     bootstrap_mean,
@@ -128,8 +129,7 @@ class Run:
 
     def rows(self) -> list[dict[str, Any]]:
         """Metrics of the iterations so far."""
-        file = self.folder / "metrics.jsonl"
-        return [json.loads(line) for line in file.read_text().split("\n")[:-1]] if file.exists() else []
+        return RunDirectory(self.folder).metrics()
 
     def record(self) -> Record:
         return read_run(self.folder, self.arm.label, self.seed, self.diverged)

@@ -176,7 +176,15 @@ class EvaluationSettings(Section):
 class RunSettings(Section):
     iterations: Count = 1000
     max_seconds: Positive | None = Field(None, description="of training, evaluation aside, after which the run ends")
-    checkpoint_every: Count = 10
+    checkpoint_every: Count = Field(10, description="iterations between checkpoints")
+    checkpoint_minutes: Positive = Field(10, description="between checkpoints, at most")
+    keep: Count = Field(2, description="how many of the newest checkpoints are kept, beside the best")
+    best: str | None = Field(
+        None, description="label of the held-out score whose best checkpoint is kept; null for the first"
+    )
+    constant_rewards_stop: Annotated[int, Field(ge=0)] = Field(
+        20, description="stop after so many iterations in which no prompt's rewards differ; 0 for never"
+    )
     samples_every: Count = 10
     threads: Annotated[int, Field(ge=0, le=1024)] = Field(0, description="CPU threads; 0 for PyTorch's choice")
 
@@ -205,6 +213,11 @@ class Config(Section):
         """Reward -> its weight."""
         return {self.reward: 1.0} if isinstance(self.reward, str) else self.reward
 
+    @property
+    def best_score(self) -> str:
+        """The label of the held-out score by which checkpoints are compared."""
+        return self.run.best or next(iter(self.evaluation.rewards))
+
 
 def load_config(recipe: str, overrides: Iterable[str] = ()) -> Config:
     """Read a recipe, apply "section.key=value" changes, and check the whole.
@@ -217,12 +230,17 @@ def load_config(recipe: str, overrides: Iterable[str] = ()) -> Config:
         ConfigError: naming the key, what is allowed, and the nearest valid name.
     """
     settings = read_recipe(recipe)
+    change(settings, overrides)
+    return check_config(settings)
+
+
+def change(settings: dict[str, Any], overrides: Iterable[str]) -> None:
+    """Apply "section.key=value" changes to plain settings, in place."""
     changes = parse_changes(overrides)
     if "objective.name" in changes:
         _switch_objective(settings, changes.pop("objective.name"))
     for key, value in changes.items():
         assign(settings, key, value)
-    return check_config(settings)
 
 
 def _switch_objective(settings: dict[str, Any], name: Any) -> None:
@@ -331,6 +349,11 @@ def _check_combination(config: Config) -> None:
         raise ConfigError("evaluation.rewards is empty; name at least one, such as {reward: scenes_graded}")
     for label in config.evaluation.rewards:
         check_label(label)
+    if config.run.best is not None and config.run.best not in config.evaluation.rewards:
+        raise ConfigError(
+            f"run.best is {config.run.best!r}; allowed: a label of evaluation.rewards, "
+            f"{', '.join(config.evaluation.rewards)}"
+        )
 
 
 def check_label(label: str) -> None:

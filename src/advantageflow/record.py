@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from advantageflow.checkpoint import write_atomic
+from advantageflow.run_directory import RunDirectory
+from advantageflow.stored import DamagedError, read_object, read_yaml
 
 KEPT_PREFIXES = ("reward/", "loss", "distance/", "seconds/", "grad_norm", "diversity")
 SIGNS = {"positive": "A > 0", "negative": "A < 0"}  # of advantages, by which losses are split
@@ -70,20 +70,25 @@ class Record:
 
     @classmethod
     def load(cls, file: Path) -> Record:
-        content = json.loads(file.read_text())
+        content = read_object(file, dict.fromkeys((field.name for field in fields(cls)), object))
         content["evaluations"] = [(done, scores) for done, scores in content["evaluations"]]
         return cls(**content)
 
 
 def read_run(folder: Path, label: str, seed: int, diverged: bool = False) -> Record:
-    """The record of a run from its folder."""
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().split("\n")[:-1]]
-    environment = folder / "environment.json"
+    """The record of a run from its folder.
+
+    Raises:
+        DamagedError: a file of the run is missing or damaged; the message names it.
+    """
+    directory = RunDirectory(folder)
+    config, rows = read_yaml(folder / "config.yaml"), directory.metrics()
     evaluations = [(row["iteration"] + 1, row["evaluation"]) for row in rows if "evaluation" in row]
     summary: dict[str, Any] = {}
     if not diverged:
-        summary = json.loads((folder / "summary.json").read_text())
+        summary = directory.summary() or {}
+        if not summary:
+            raise DamagedError(f"{folder / 'summary.json'} is missing")
         evaluations = [(0, summary["before"]), *evaluations, (len(rows), summary["after"])]
     names = [name for name in rows[0] if name.startswith(KEPT_PREFIXES)] if rows else []
     return Record(
@@ -94,7 +99,7 @@ def read_run(folder: Path, label: str, seed: int, diverged: bool = False) -> Rec
         evaluations=evaluations,
         metrics={name: [row[name] for row in rows] for name in names},
         peak_memory=summary.get("peak_memory"),
-        environment=json.loads(environment.read_text()) if environment.exists() else {},
+        environment=directory.environment(),
     )
 
 

@@ -2,36 +2,48 @@
 
 config.yaml      every value, defaults included
 environment.json versions, commit and machine
+changes.jsonl    what `--resume` changed, and in which iteration
 metrics.jsonl    one line per iteration
 curve.png        reward and score against time
 samples/         the same prompts and seeds through training: a labelled NNNNNN.png; NNNNNN.webp, the plain images from
                  left to right, at most 256 pixels high; NNNNNN.json, their prompts, tasks and scores
-checkpoints/     what `--resume` continues from; the latest two are kept
-lora/            the trained adapter, in diffusers' format
+checkpoints/     what `--resume` continues from; the newest, the best and the last before a collapse are kept
+lora/            the trained adapter, in diffusers' format, as of the last evaluation; where all weights are trained,
+                 transformer/ in its place
 summary.json     held-out scores before and after
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from PIL import Image
 from torch import Tensor
 
-from advantageflow.checkpoint import load_state, save_state, write_atomic
-from advantageflow.config import Config, ConfigError, check_config, dump_config
+from advantageflow.checkpoint import Tensors, atomic_directory, load_state, save_state, write_atomic
+from advantageflow.config import Config, ConfigError, RunSettings, check_config, dump_config
 from advantageflow.environment import environment
+from advantageflow.keeping import best, kept, place, remove, saved, scores
 from advantageflow.pictures import to_pil
+from advantageflow.stored import DamagedError, read_object, read_rows, read_text, read_yaml
 
 if TYPE_CHECKING:
     from advantageflow.evaluation import Evaluation
 
-KEPT_CHECKPOINTS = 2
+NUMBER = (int, float)
+ROW: dict[str, type | tuple[type, ...]] = {
+    "iteration": int,
+    "reward/mean": NUMBER,
+    "seconds/training": NUMBER,
+    "diversity": NUMBER,
+}
+EXPORTS = ("lora", "transformer")  # folders of trained weights, in a run and in each of its checkpoints
 STRIP_HEIGHT = 256  # pixels
 LOSSLESS_HEIGHT = 128  # pixels; small images stay exact
 
@@ -76,25 +88,78 @@ class RunDirectory:
         if not file.is_file():
             raise ConfigError(f"{path} holds no run: there is no {file}; --resume takes a folder that train wrote")
         run = cls(path)
+        config = run.config()
         run.samples.mkdir(exist_ok=True)
         run.checkpoints.mkdir(exist_ok=True)
-        return run, check_config(yaml.safe_load(file.read_text()))
+        return run, config
+
+    def config(self) -> Config:
+        """The settings that are in effect.
+
+        Raises:
+            ConfigError: config.yaml is damaged; the message names it.
+        """
+        file = self.path / "config.yaml"
+        try:
+            return check_config(read_yaml(file))
+        except DamagedError:
+            raise
+        except ConfigError as error:
+            raise ConfigError(f"{file} is damaged, or of another version: {error}") from None
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
-        with self.metrics_file.open("a") as file:
+        """Write a row down; it is on the disk when this returns."""
+        with self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All complete rows; a last line that was cut off by a kill is not one."""
+        """All complete rows; a last line that was cut off by a kill is not one.
+
+        Raises:
+            DamagedError: one is not a row, or not the next one.
+        """
         if not self.metrics_file.exists():
             return []
-        lines = self.metrics_file.read_text().split("\n")[:-1]
-        return [json.loads(line) for line in lines]
+        rows = read_rows(self.metrics_file, ROW)
+        for number, row in enumerate(rows):
+            where = f"{self.metrics_file} line {number + 1}"
+            if row["iteration"] != number:
+                raise DamagedError(f"{where} is of iteration {row['iteration']}, where {number} is expected")
+            if missing := {*rows[0]} - {*row, "evaluation"}:
+                raise DamagedError(f"{where} is damaged: {min(missing)!r} is missing")
+            for name, value in row.items():
+                if name == "evaluation":
+                    check_scores(value, where)
+                elif not isinstance(value, int | float | None):
+                    raise DamagedError(f"{where} is damaged: {name!r} is of the type {type(value).__name__}")
+        return rows
 
-    def keep_metrics(self, iterations: int) -> None:
-        """Drop rows after the first `iterations`: a resumed run writes them again."""
-        rows = [row for row in self.metrics() if row["iteration"] < iterations]
-        write_atomic(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
+    def _lines(self) -> list[str]:
+        return read_text(self.metrics_file).split("\n")[:-1] if self.metrics_file.exists() else []
+
+    def rows_mark(self) -> dict[str, Any]:
+        """How many rows there are, and the SHA-256 of their text: what a checkpoint remembers of them."""
+        return _mark(self._lines())
+
+    def check_rows(self, mark: Mapping[str, Any]) -> None:
+        """Check that the rows of a checkpoint are still there as they were.
+
+        Raises:
+            DamagedError: some are missing, were changed, or are there twice.
+        """
+        lines, count = self._lines(), mark["count"]
+        if len(lines) < count:
+            raise DamagedError(f"{self.metrics_file} has {len(lines)} rows, of {count} that the checkpoint counted")
+        if "sha256" not in mark or _mark(lines[:count]) != mark:
+            self.metrics()  # says which line, where that can be told
+            if "sha256" in mark:
+                raise DamagedError(f"the first {count} rows of {self.metrics_file} are not those of the checkpoint")
+
+    def keep_metrics(self, count: int) -> None:
+        """Drop rows after the first `count`: a resumed run writes them again."""
+        write_atomic(self.metrics_file, "".join(line + "\n" for line in self._lines()[:count]))
 
     def write_samples(self, iteration: int, shown: Evaluation) -> None:
         """What the report shows of them; the JSON comes last, so where it is, the pictures are whole."""
@@ -112,21 +177,97 @@ class RunDirectory:
         write_atomic(file.with_suffix(".json"), json.dumps(entries, indent=1) + "\n")
 
     def save_checkpoint(
-        self, iteration: int, tensors: Mapping[str, Mapping[str, Tensor]], record: dict[str, Any]
+        self,
+        iteration: int,
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        record: Mapping[str, Any],
+        export: Callable[[Path], None] | None = None,
+        *,
+        settings: RunSettings,
+        score: str,
+        collapse: int | None = None,
     ) -> None:
-        save_state(self.checkpoints / f"{iteration:06d}", tensors, record)
-        for old in self._saved()[:-KEPT_CHECKPOINTS]:
-            shutil.rmtree(old)
+        """Save one, and remove those that are not kept.
 
-    def latest_checkpoint(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
-        saved = self._saved()
-        return load_state(saved[-1]) if saved else None
+        Args:
+            export: writes the trained weights as others read them into a folder that it is given.
+            settings: how many are kept.
+            score: label of the held-out score whose best is kept.
+            collapse: see `keeping.kept`.
+        """
+        save_state(place(self.checkpoints, iteration), tensors, {**record, "rows": self.rows_mark()}, export)
+        found = saved(self.checkpoints)
+        for old in {*found} - kept(found, settings.keep, best(scores(self.checkpoints, score)), collapse):
+            if old != iteration:
+                remove(place(self.checkpoints, old))
 
-    def _saved(self) -> list[Path]:
-        return sorted(path for path in self.checkpoints.iterdir() if path.is_dir() and not path.name.startswith("."))
+    def latest_checkpoint(self) -> tuple[Tensors, dict[str, Any]] | None:
+        """The newest, verified; None before the first.
+
+        Raises:
+            DamagedError: see `checkpoint.load_state`.
+        """
+        found = saved(self.checkpoints)
+        return load_state(place(self.checkpoints, found[-1])) if found else None
+
+    def export(self, iteration: int) -> None:
+        """Put the trained weights of a checkpoint where a user finds them."""
+        copy_export(place(self.checkpoints, iteration), {name: self.path / name for name in EXPORTS})
+
+    def summary(self) -> dict[str, Any] | None:
+        """Of a run that came to its end; None before.
+
+        Raises:
+            DamagedError: summary.json is damaged.
+        """
+        file = self.path / "summary.json"
+        if not file.exists():
+            return None
+        summary = read_object(file, {"before": dict, "after": dict})
+        check_scores(summary["before"], f"{file}, before,")
+        check_scores(summary["after"], f"{file}, after,")
+        return summary
+
+    def environment(self) -> dict[str, Any]:
+        """What the run was started with; empty for runs of early versions."""
+        file = self.path / "environment.json"
+        return read_object(file) if file.exists() else {}
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         write_atomic(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+
+def copy_export(source: Path, targets: Mapping[str, Path]) -> list[Path]:
+    """Copy the trained weights of a checkpoint, each folder of them whole or not at all.
+
+    Args:
+        targets: name of the folder in the checkpoint -> where it goes.
+    """
+    done = []
+    for name, target in targets.items():
+        if (source / name).is_dir():
+            with atomic_directory(target) as temporary:
+                shutil.copytree(source / name, temporary, dirs_exist_ok=True)
+            done.append(target)
+    return done
+
+
+def check_scores(value: Any, where: str) -> None:
+    """Check that a value is held-out scores: label -> number, and "tasks" -> task -> number.
+
+    Raises:
+        DamagedError: it is not; the message starts with `where`.
+    """
+    if not isinstance(value, dict) or not isinstance(value.get("tasks"), dict):
+        raise DamagedError(f"{where} is damaged: held-out scores are missing")
+    for name, score in {**value, **value["tasks"]}.items():
+        if not isinstance(score, int | float | dict) or isinstance(score, bool):
+            raise DamagedError(f"{where} is damaged: the score {name!r} is of the type {type(score).__name__}")
+
+
+def _mark(lines: list[str]) -> dict[str, Any]:
+    text = "".join(line + "\n" for line in lines)
+    return {"count": len(lines), "sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def _strip(images: Tensor) -> Image.Image:

@@ -22,6 +22,7 @@ from advantageflow.models.base import FlowModel
 from advantageflow.prompts import PromptSet
 from advantageflow.report.grids import labelled_grid
 from advantageflow.rewards import Reward
+from advantageflow.stored import read_rows
 
 BLOCK = 64  # images between two writes
 GRID_IMAGES = 24
@@ -64,7 +65,7 @@ def score_images(
     """
     rows: list[Row] = []
     if file is not None and file.exists():
-        rows = [json.loads(line) for line in file.read_text().split("\n")[:-1]][:num_images]
+        rows = read_rows(file, {"index": int, "prompt": str, "task": str, "scores": dict})[:num_images]
         if advance:
             advance(len(rows))
     while len(rows) < num_images:

@@ -21,12 +21,11 @@ import torch
 from torch import Tensor
 
 from advantageflow.advantages import combine_rewards, group_advantages, zero_variance_groups
-from advantageflow.checkpoint import load_optimizer_tensors, optimizer_tensors
-from advantageflow.collapse import lost_variety, variety_warning
-from advantageflow.config import Config
+from advantageflow.config import Config, ConfigError
 from advantageflow.environment import peak_memory
 from advantageflow.errors import NonFiniteError
 from advantageflow.evaluation import Evaluation, evaluate
+from advantageflow.keeper import Keeper
 from advantageflow.learning import Terms, batches, by_sign, draw_steps, draw_times, forward_terms, reverse_terms
 from advantageflow.metrics import MetricsWriter, learning_metrics, norm_metrics, reward_metrics
 from advantageflow.models.base import FlowModel
@@ -41,6 +40,8 @@ from advantageflow.rewards.scoring import Scorer
 from advantageflow.rollout import Samples, join, sample_batches
 from advantageflow.run_directory import RunDirectory
 from advantageflow.seeding import Stream, address_seed, generator
+from advantageflow.soundness import check_step
+from advantageflow.watch import Watch, constant_rewards_advice
 
 GRID_IMAGES = 24
 
@@ -90,31 +91,45 @@ class Trainer:
         self.iteration = 0
         self.optimizer_step = 0
         self.before: dict[str, Any] | None = None
-        self.diversity: list[float] = []  # of each iteration
+        self.evaluation: dict[str, Any] | None = None  # of the weights as they are now
+        self.watch = Watch(config.rollout.prompts_per_iteration, config.run.constant_rewards_stop)
+        self.keeper = Keeper(config, directory, model, self.policy, self.optimizer, self.scaler, display.warn)
         self.seconds = {"sampling": 0.0, "scoring": 0.0, "learning": 0.0, "evaluating": 0.0}
         self.stopping = False
 
     def run(self) -> dict[str, Any] | None:
-        """Train to the last iteration and write the summary; None if `stopping` was set before."""
+        """Train to the last iteration and write the summary; None if `stopping` was set before.
+
+        Raises:
+            NonFiniteError: a loss, gradient, weight or step is not sound; the last checkpoint is.
+            ConfigError: rewards were constant for `run.constant_rewards_stop` iterations; a checkpoint was saved.
+        """
         self._resume()
         writer = MetricsWriter(self.directory)
         if self.before is None:
             self.before = self._evaluate("reference").summary()
-            self._draw_samples("reference")
+            if self.iteration == 0:
+                self._draw_samples("reference")
             self._save()
         while not self.done and not self.stopping:
             row = self.iterate()
             every = self.config.evaluation.every
             if every and self.iteration % every == 0 and not self.done:
-                row["evaluation"] = self._evaluate("average").summary()
+                self.evaluation = row["evaluation"] = self._evaluate("average").summary()
             writer.write(row)
+            self.watch.see(row)
             self.display.iteration_done(row)
-            if lost_variety(self.diversity) and not lost_variety(self.diversity[:-1]):
-                self.display.warn(variety_warning(self.diversity))
             if self.iteration % self.config.run.samples_every == 0:
                 self._draw_samples()
-            if self.iteration % self.config.run.checkpoint_every == 0 or self.stopping:
+            last = self.stopping or self.done or self.watch.stops
+            if last or self.evaluation or self.keeper.is_time(self.iteration):
                 self._save()
+            if last or self.evaluation:
+                self.directory.export(self.iteration)
+            for warning in self.watch.warnings():
+                self.display.warn(warning)
+            if self.watch.stops:
+                raise ConfigError(f"{constant_rewards_advice(self.watch.constant)}; then continue the run")
         return self._finish() if self.done else None
 
     @property
@@ -142,13 +157,13 @@ class Trainer:
             learned = self._learn(prompts, samples, advantages)
         self.policy.update_rollout(rollout_decay(config.policy.rollout_decay, self.optimizer_step))
 
-        self.diversity.append(samples.x0.unflatten(0, (count, group_size)).var(1).mean().item())
+        self.evaluation = None
         row = {
             "iteration": self.iteration,
             **reward_metrics(rewards, scores),
             "zero_variance_groups": zero_variance_groups(rewards, group_ids),
             "advantage/mean": advantages.mean().item(),
-            "diversity": self.diversity[-1],
+            "diversity": samples.x0.unflatten(0, (count, group_size)).var(1).mean().item(),
             **learned,
             **{
                 f"seconds/{stage}": self.seconds[stage] - seconds[stage]
@@ -208,7 +223,9 @@ class Trainer:
                 norms["all"].append(norm.item())
             elif not self.scaler.is_enabled():
                 raise NonFiniteError(f"the gradient norm is {norm.item()} in iteration {self.iteration}")
+            weights = [parameter.detach().clone() for parameter in self.policy.parameters]
             self.scaler.step(self.optimizer)  # skipped where the scale was too large; it is then lowered
+            check_step(weights, self.policy.parameters, self.policy.names, self.iteration)
             self.scaler.update()
             self.optimizer_step += 1
             self.policy.update_average(average_decay(self.optimizer_step, self.config.policy.average_decay))
@@ -279,12 +296,11 @@ class Trainer:
         return shown
 
     def _finish(self) -> dict[str, Any]:
-        after = self._evaluate("average").summary()
+        self.evaluation = after = self._evaluate("average").summary()
         first, last = self._evaluate("reference", GRID_IMAGES), self._draw_samples()
         before_and_after(first, last).save(self.directory.samples / "before_after.png")
-        if self.policy.is_lora:
-            self.model.save_lora(self.directory.lora, self.policy.lora_state_dict("average"))
         self._save()
+        self.directory.export(self.iteration)
         summary = {
             "before": self.before,
             "after": after,
@@ -311,22 +327,17 @@ class Trainer:
             "iteration": self.iteration,
             "optimizer_step": self.optimizer_step,
             "before": self.before,
+            "evaluation": self.evaluation,
             "seconds": self.seconds,
-            "gradient_scale": self.scaler.get_scale(),
         }
-        tensors = {**self.policy.state(), "optimizer": optimizer_tensors(self.optimizer)}
-        self.directory.save_checkpoint(self.iteration, tensors, record)
+        self.keeper.save(record, self.watch.collapse)
 
     def _resume(self) -> None:
-        saved = self.directory.latest_checkpoint()
-        if saved is not None:
-            tensors, record = saved
-            self.policy.load_state(tensors)
-            load_optimizer_tensors(self.optimizer, tensors.get("optimizer", {}))
+        record = self.keeper.resume()
+        if record is not None:
             self.iteration, self.optimizer_step = record["iteration"], record["optimizer_step"]
-            self.before, self.seconds = record["before"], record["seconds"]
-            if self.scaler.is_enabled():
-                self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": record["gradient_scale"]})
+            self.before, self.evaluation = record["before"], record.get("evaluation")
+            self.seconds = record["seconds"]
             self.display.resumed(self.iteration)
         self.directory.keep_metrics(self.iteration)
-        self.diversity = [row["diversity"] for row in self.directory.metrics()]
+        self.watch.restore(self.directory.metrics())

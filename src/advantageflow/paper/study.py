@@ -6,7 +6,6 @@ the results folder, so that results grow piece by piece, and what is drawn and c
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from advantageflow.config import ConfigError, check_config, flatten, load_config
 from advantageflow.paper.experiments import ARMS, GUIDANCE, METHODS, MULTI, SEARCH, SEARCHED_RATES, Panel, searched
 from advantageflow.processes import child_environment, in_parallel
 from advantageflow.record import Record
+from advantageflow.stored import read_object
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def table1(study: Study) -> dict[str, dict[str, dict[str, list[float]]]]:
             file = study.results / "table1" / f"{stem}.json"
             if not file.exists():
                 continue
-            columns = json.loads(file.read_text())["models"]
+            columns = read_object(file, {"models": dict})["models"]
             for column, scores in columns.items():
                 guidance = re.search(r"guidance ([\d.]+)$", column)
                 assert guidance is not None

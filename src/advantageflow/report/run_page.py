@@ -11,11 +11,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import yaml
 from PIL import Image
 
 from advantageflow.collapse import lost_variety
 from advantageflow.config import Config, ConfigError, check_config, flatten
+from advantageflow.keeping import place, saved
 from advantageflow.record import SIGNS
 from advantageflow.report.page import (
     Chart,
@@ -31,7 +31,8 @@ from advantageflow.report.page import (
     trace_of,
     write_page,
 )
-from advantageflow.run_directory import LOSSLESS_HEIGHT, RunDirectory
+from advantageflow.run_directory import LOSSLESS_HEIGHT, RunDirectory, check_scores
+from advantageflow.stored import DamagedError, read_list, read_object
 
 METHODS = {"advantageflow": "AdvantageFlow", "nft": "DiffusionNFT", "flow-grpo": "Flow-GRPO"}
 PICTURE_SETS = 12  # of all runs together: 24 pictures each, and a megabyte at most
@@ -128,7 +129,9 @@ def load_run(folder: Path, name: str, runs: int = 1) -> ReportedRun:
         raise ConfigError(
             f"{folder} has no finished iteration to report; continue it with: advantageflow train --resume {folder}"
         )
-    summary, environment = _read_json(folder / "summary.json"), _read_json(folder / "environment.json")
+    summary = directory.summary()
+    if summary:
+        _check_cost(summary, folder / "summary.json")
     before = summary["before"] if summary else _before(directory)
     points = [Point(0, 0.0, before)]
     points += [
@@ -138,26 +141,32 @@ def load_run(folder: Path, name: str, runs: int = 1) -> ReportedRun:
         points.append(Point(summary["iterations"], summary["seconds"]["training"], summary["after"]))
     return ReportedRun(
         name=name,
-        config=check_config(yaml.safe_load(file.read_text())),
+        config=directory.config(),
         rows=rows,
         points=points,
         summary=summary,
-        environment=environment,
+        environment=directory.environment(),
         pictures=read_pictures(directory.samples, max(2, PICTURE_SETS // runs)),
     )
 
 
+def _check_cost(summary: dict[str, Any], file: Path) -> None:
+    seconds = summary.get("seconds")
+    named = {"iterations": summary.get("iterations"), **(seconds if isinstance(seconds, dict) else {"seconds": None})}
+    for name, value in named.items():
+        if not isinstance(value, int | float) or isinstance(value, bool) or "training" not in named:
+            raise DamagedError(f"{file} is damaged: {name!r} is {type(value).__name__}, or there is no 'training'")
+
+
 def _before(directory: RunDirectory) -> dict[str, Any]:
     """The base model's scores in a run that is not finished."""
-    states = sorted(directory.checkpoints.glob("[0-9]*/state.json"))
-    if not states:
+    iterations = saved(directory.checkpoints)
+    if not iterations:
         raise ConfigError(f"{directory.path} has neither a summary nor a checkpoint; train it again")
-    before: dict[str, Any] = json.loads(states[-1].read_text())["before"]
+    file = place(directory.checkpoints, iterations[-1]) / "state.json"
+    before: dict[str, Any] = read_object(file, {"before": dict})["before"]
+    check_scores(before, f"{file}, before,")
     return before
-
-
-def _read_json(file: Path) -> Any:
-    return json.loads(file.read_text()) if file.is_file() else None
 
 
 def read_pictures(samples: Path, most: int) -> dict[int, list[Picture]]:
@@ -170,10 +179,16 @@ def read_pictures(samples: Path, most: int) -> dict[int, list[Picture]]:
 
 
 def _pictures(file: Path) -> list[Picture]:
-    entries = json.loads(file.read_text())
-    with Image.open(file.with_suffix(".webp")) as strip:
-        width = strip.width // len(entries)
-        cells = [strip.crop((i * width, 0, (i + 1) * width, strip.height)) for i in range(len(entries))]
+    entries = read_list(file, {"prompt": str, "task": str, "scores": dict})
+    picture = file.with_suffix(".webp")
+    try:
+        with Image.open(picture) as strip:
+            width = strip.width // len(entries)
+            cells = [strip.crop((i * width, 0, (i + 1) * width, strip.height)) for i in range(len(entries))]
+    except FileNotFoundError:
+        raise DamagedError(f"{picture} is missing") from None
+    except (OSError, SyntaxError, ValueError, ZeroDivisionError) as error:
+        raise DamagedError(f"{picture} is damaged: {error}") from None
     return [
         Picture(entry["prompt"], entry["task"], entry["scores"], data_uri(cell))
         for entry, cell in zip(entries, cells, strict=True)

@@ -1,0 +1,70 @@
+"""What `--resume` may change of a run's settings: all that cannot rewrite what the run has done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from advantageflow.config import Config, change, check_config, flatten
+from advantageflow.errors import ConfigError
+
+FREE = (
+    "name",
+    "run.*",
+    "evaluation.*",
+    "scoring.attempts",
+    "scoring.timeout",
+    "learn.learning_rate",
+    "learn.batch_size",
+    "learn.weight_decay",
+    "learn.max_grad_norm",
+    "rollout.batch_size",
+    "model.device",
+    "model.gradient_checkpointing",
+    "model.vae_slicing",
+    "model.offload",
+    "model.attention",
+    "model.compile",
+    "model.prompt_cache",
+)
+# Changes of these make the base model's scores another thing: it is evaluated again.
+EVALUATED = ("rewards", "num_images", "num_inference_steps", "guidance_scale")
+
+
+def fixed(keys: Iterable[str]) -> list[str]:
+    """Those of the keys that may not be changed."""
+    return [key for key in keys if not any(fnmatchcase(key, pattern) for pattern in FREE)]
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """Every setting as "section.key", as JSON has it."""
+    return flatten(config.model_dump(mode="json"))
+
+
+def changed(config: Config, overrides: Iterable[str]) -> Config:
+    """A run's settings with changes for the iterations to come.
+
+    Raises:
+        ConfigError: a change is wrong, or would make the run another one.
+    """
+    settings = config.model_dump(mode="json")
+    change(settings, overrides)
+    found = check_config(settings)
+    refused = fixed(differences(flat(config), flat(found)))
+    if refused:
+        raise ConfigError(
+            f"{', '.join(refused)} cannot be changed with --resume: what the run has done would be another's; start "
+            f"a new run, or change {', '.join(FREE)}"
+        )
+    return found
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """key -> [value then, value now] of the settings that both have."""
+    return {key: [then[key], now[key]] for key in now if key in then and then[key] != now[key]}
+
+
+def evaluates_anew(keys: Iterable[str]) -> bool:
+    """Whether held-out scores before and after such a change do not compare."""
+    return any(key == f"evaluation.{name}" for key in keys for name in EVALUATED)
