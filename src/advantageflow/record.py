@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,15 @@ from advantageflow.run_directory import RunDirectory
 from advantageflow.stored import DamagedError, read_object, read_yaml
 
 KEPT_PREFIXES = ("reward/", "loss", "distance/", "seconds/", "grad_norm", "diversity")
+KEYS: dict[str, type | tuple[type, ...]] = {
+    "label": str,
+    "seed": int,
+    "config": dict,
+    "diverged": bool,
+    "evaluations": list,
+    "metrics": dict,
+    "environment": dict,
+}
 SIGNS = {"positive": "A > 0", "negative": "A < 0"}  # of advantages, by which losses are split
 
 
@@ -70,9 +79,18 @@ class Record:
 
     @classmethod
     def load(cls, file: Path) -> Record:
-        content = read_object(file, dict.fromkeys((field.name for field in fields(cls)), object))
-        content["evaluations"] = [(done, scores) for done, scores in content["evaluations"]]
-        return cls(**content)
+        """Read what `save` wrote.
+
+        Raises:
+            DamagedError: the file is missing or holds something else.
+        """
+        content = read_object(file, KEYS)
+        try:
+            evaluations = [(int(done), dict(scores)) for done, scores in content["evaluations"]]
+        except (TypeError, ValueError):
+            raise DamagedError(f"{file} is damaged: its evaluations are not pairs of iterations and scores") from None
+        known = {key: content[key] for key in KEYS}
+        return cls(**{**known, "evaluations": evaluations, "peak_memory": content.get("peak_memory")})
 
 
 def read_run(folder: Path, label: str, seed: int, diverged: bool = False) -> Record:
