@@ -1,4 +1,4 @@
-"""What `--resume` may change of a run's settings: all that cannot rewrite what the run has done."""
+"""What may change when a run is continued: all that cannot rewrite what it has done. Every change is told and kept."""
 
 from __future__ import annotations
 
@@ -68,3 +68,46 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, li
 def evaluates_anew(keys: Iterable[str]) -> bool:
     """Whether held-out scores before and after such a change do not compare."""
     return any(key == f"evaluation.{name}" for key in keys for name in EVALUATED)
+
+
+def changes_since(record: Mapping[str, Any], now: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, list[Any]]]:
+    """What differs between a checkpoint's record and this process: part -> key -> [value then, value now].
+
+    Args:
+        now: "settings", "environment" and "inputs"; parts that the record lacks, being older, are left out.
+    """
+    known = {part: values for part, values in now.items() if isinstance(record.get(part), dict)}
+    found = {part: differences(record[part], values) for part, values in known.items()}
+    return {part: changes for part, changes in found.items() if changes}
+
+
+def told(changes: Mapping[str, Mapping[str, list[Any]]]) -> list[str]:
+    """A line about each kind of change."""
+    return [
+        f"changed {part}: " + "; ".join(f"{key} {then} -> {now}" for key, (then, now) in found.items())
+        if part != "inputs"
+        else f"changed since the run was started: {', '.join(found)}"
+        for part, found in changes.items()
+    ]
+
+
+def check_inputs(record: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
+    """Check that prompts, model and rewards are those of a checkpoint.
+
+    Raises:
+        ConfigError: naming those that are not.
+    """
+    changed = differences(record.get("inputs") or {}, inputs)
+    if changed:
+        raise ConfigError(
+            f"{' and '.join(changed)} changed since the run was started: the result would be neither the one nor the "
+            "other's; put back what was there, or give --accept-changes"
+        )
+
+
+def finished(config: Config, summary: Mapping[str, Any] | None) -> bool:
+    """Whether a run with this summary has done what its settings want."""
+    if summary is None:
+        return False
+    limit, seconds = config.run.max_seconds, summary.get("seconds", {}).get("training", 0)
+    return summary.get("iterations", 0) >= config.run.iterations or (limit is not None and seconds >= limit)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from advantageflow.changes import flat
+from advantageflow.changes import changes_since, check_inputs, evaluates_anew, flat, told
 from advantageflow.checkpoint import load_optimizer_tensors, optimizer_tensors
 from advantageflow.config import Config
 from advantageflow.models.base import FlowModel
@@ -23,6 +23,8 @@ class Keeper:
 
     Args:
         say: tells the user a line.
+        provenance: "inputs" and "environment" of this process, see `changes.check_inputs`.
+        accept_changes: go on with other inputs than before.
     """
 
     def __init__(
@@ -34,9 +36,13 @@ class Keeper:
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,
         say: Callable[[str], None],
+        provenance: Mapping[str, Mapping[str, Any]],
+        accept_changes: bool,
     ) -> None:
         self.config, self.directory, self.model, self.say = config, directory, model, say
         self.policy, self.optimizer, self.scaler = policy, optimizer, scaler
+        self.provenance, self.accept_changes = provenance, accept_changes
+        self.provenance, self.accept_changes = provenance, accept_changes
         self._saved_at = time.monotonic()
 
     def is_time(self, iteration: int) -> bool:
@@ -58,7 +64,7 @@ class Keeper:
         self.directory.save_checkpoint(
             record["iteration"],
             {**self.policy.state(), "optimizer": optimizer_tensors(self.optimizer)},
-            {**record, "scaler": self.scaler.state_dict(), "settings": flat(self.config)},
+            {**record, "scaler": self.scaler.state_dict(), "settings": flat(self.config), **self.provenance},
             self._export,
             settings=self.config.run,
             score=self.config.best_score,
@@ -80,14 +86,27 @@ class Keeper:
         Raises:
             ConfigError: see `resuming.resume`.
         """
-        found = resume(self.directory, flat(self.config), self.policy.state())
+        settings = flat(self.config)
+        found = resume(self.directory, settings, self.policy.state())
         if found is None:
+            self.directory.note_changes(0, {})
             return None
+        now = {"settings": settings, **self.provenance}
+        changes = changes_since(found.record, now)
+        if not self.accept_changes:
+            check_inputs(found.record, self.provenance.get("inputs", {}))
         for line in found.said:
             self.say(line)
+        for line in told(changes):
+            self.say(line)
+        self.directory.note_changes(found.record["iteration"], changes)
+        self.directory.write_config(self.config)
         self.policy.load_state(found.tensors)
         load_optimizer_tensors(self.optimizer, found.tensors["optimizer"])
         if self.scaler.is_enabled():  # early versions kept the scale alone
             scaler = found.record.get("scaler") or {"scale": found.record["gradient_scale"]}
             self.scaler.load_state_dict({**self.scaler.state_dict(), **scaler})
+        if evaluates_anew(changes.get("settings", {})):
+            self.say("held-out scores are to be made in another way: the base model is evaluated again")
+            found.record["before"] = found.record["evaluation"] = None
         return found.record

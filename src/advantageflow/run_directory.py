@@ -29,7 +29,8 @@ from torch import Tensor
 from advantageflow.checkpoint import Tensors, atomic_directory, load_state, save_state, write_atomic
 from advantageflow.config import Config, ConfigError, RunSettings, check_config, dump_config
 from advantageflow.environment import environment
-from advantageflow.keeping import best, kept, place, remove, saved, scores
+from advantageflow.folder_lock import HOLDER, LOCK
+from advantageflow.keeping import best, kept, place, record_of, remove, saved, scores
 from advantageflow.pictures import to_pil
 from advantageflow.stored import DamagedError, read_object, read_rows, read_text, read_yaml
 
@@ -64,18 +65,41 @@ class RunDirectory:
         Raises:
             ConfigError: the folder already holds a run, or anything else.
         """
-        if (path / "config.yaml").exists():
-            raise ConfigError(
-                f"{path} already holds a run; continue it with --resume {path}, or choose another --output"
-            )
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise ConfigError(f"{path} is not an empty folder; choose another --output")
+        cls.check_new(path)
         run = cls(path)
         run.samples.mkdir(parents=True, exist_ok=True)
         run.checkpoints.mkdir(exist_ok=True)
         write_atomic(path / "environment.json", json.dumps(environment(), indent=2) + "\n")
-        write_atomic(path / "config.yaml", dump_config(config))
+        run.write_config(config)
         return run
+
+    @staticmethod
+    def check_new(path: Path) -> None:
+        """Check that a new run may be in a folder: it is empty, or its run came to no checkpoint.
+
+        Raises:
+            ConfigError: see `create`.
+        """
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"{path} is not a folder; choose another --output")
+        if (path / "config.yaml").exists():
+            if saved(path / "checkpoints") or (path / "summary.json").exists() or _size(path / "metrics.jsonl"):
+                raise ConfigError(
+                    f"{path} already holds a run; continue it with --resume {path}, or choose another --output"
+                )
+        elif path.exists() and any(entry.name not in (LOCK, HOLDER) for entry in path.iterdir()):
+            raise ConfigError(f"{path} is not an empty folder; choose another --output")
+
+    @staticmethod
+    def check_run(path: Path) -> None:
+        """Check that a folder holds a run.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        file = path / "config.yaml"
+        if not file.is_file():
+            raise ConfigError(f"{path} holds no run: there is no {file}; --resume takes a folder that train wrote")
 
     @classmethod
     def open(cls, path: Path) -> tuple[RunDirectory, Config]:
@@ -84,9 +108,7 @@ class RunDirectory:
         Raises:
             ConfigError: the folder holds no run.
         """
-        file = path / "config.yaml"
-        if not file.is_file():
-            raise ConfigError(f"{path} holds no run: there is no {file}; --resume takes a folder that train wrote")
+        cls.check_run(path)
         run = cls(path)
         config = run.config()
         run.samples.mkdir(exist_ok=True)
@@ -210,6 +232,11 @@ class RunDirectory:
         found = saved(self.checkpoints)
         return load_state(place(self.checkpoints, found[-1])) if found else None
 
+    def latest_record(self) -> dict[str, Any]:
+        """What the newest checkpoint says of itself, unchecked; empty where there is none, or it cannot be read."""
+        found = saved(self.checkpoints)
+        return record_of(self.checkpoints, found[-1]) if found else {}
+
     def export(self, iteration: int) -> None:
         """Put the trained weights of a checkpoint where a user finds them."""
         copy_export(place(self.checkpoints, iteration), {name: self.path / name for name in EXPORTS})
@@ -232,6 +259,26 @@ class RunDirectory:
         """What the run was started with; empty for runs of early versions."""
         file = self.path / "environment.json"
         return read_object(file) if file.exists() else {}
+
+    def changes(self) -> list[dict[str, Any]]:
+        """What was changed by continuing the run, with the "iteration" from which on it holds, in order."""
+        file = self.path / "changes.jsonl"
+        return read_rows(file, {"iteration": int}) if file.exists() else []
+
+    def note_changes(self, iteration: int, change: Mapping[str, Any]) -> None:
+        """Keep what is changed from an iteration on; what was changed later has been undone by going back there."""
+        then = self.changes()
+        now = [entry for entry in then if entry["iteration"] < iteration]
+        now += [{"iteration": iteration, **change}] if change else []
+        if now != then:
+            write_atomic(self.path / "changes.jsonl", "".join(json.dumps(entry) + "\n" for entry in now))
+
+    def write_config(self, config: Config) -> None:
+        write_atomic(self.path / "config.yaml", dump_config(config))
+
+    def unfinish(self) -> None:
+        """A run that goes on has no summary."""
+        (self.path / "summary.json").unlink(missing_ok=True)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         write_atomic(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
@@ -263,6 +310,10 @@ def check_scores(value: Any, where: str) -> None:
     for name, score in {**value, **value["tasks"]}.items():
         if not isinstance(score, int | float | dict) or isinstance(score, bool):
             raise DamagedError(f"{where} is damaged: the score {name!r} is of the type {type(score).__name__}")
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
 
 
 def _mark(lines: list[str]) -> dict[str, Any]:

@@ -53,6 +53,8 @@ class Trainer:
         rewards: name -> function of the rewards that are learned from, each of `config.reward_weights`.
         evaluated: label -> function of the rewards that are evaluated.
         display: shows progress.
+        provenance: see `Keeper`.
+        accept_changes: see `Keeper`.
     """
 
     def __init__(
@@ -66,6 +68,8 @@ class Trainer:
         rewards: Mapping[str, Reward],
         evaluated: Mapping[str, Reward],
         display: Display,
+        provenance: Mapping[str, Mapping[str, Any]] | None = None,
+        accept_changes: bool = False,
     ) -> None:
         self.config, self.directory, self.model, self.display = config, directory, model, display
         self.train_prompts, self.held_out_prompts = train_prompts, held_out_prompts
@@ -93,7 +97,8 @@ class Trainer:
         self.before: dict[str, Any] | None = None
         self.evaluation: dict[str, Any] | None = None  # of the weights as they are now
         self.watch = Watch(config.rollout.prompts_per_iteration, config.run.constant_rewards_stop)
-        self.keeper = Keeper(config, directory, model, self.policy, self.optimizer, self.scaler, display.warn)
+        weights = (self.policy, self.optimizer, self.scaler)
+        self.keeper = Keeper(config, directory, model, *weights, display.warn, provenance or {}, accept_changes)
         self.seconds = {"sampling": 0.0, "scoring": 0.0, "learning": 0.0, "evaluating": 0.0}
         self.stopping = False
 
@@ -106,6 +111,8 @@ class Trainer:
         """
         self._resume()
         writer = MetricsWriter(self.directory)
+        if not self.done:
+            self.directory.unfinish()
         if self.before is None:
             self.before = self._evaluate("reference").summary()
             if self.iteration == 0:

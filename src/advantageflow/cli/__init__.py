@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from advantageflow.cli.exporting import export
 from advantageflow.cli.pretraining import app as pretrain_app
 from advantageflow.cli.rewards import app as rewards_app
 from advantageflow.cli.rewards import serve
@@ -53,7 +54,7 @@ app = typer.Typer(
     help="Reinforcement learning for rectified-flow image generators.",
 )
 app.callback()(_options)
-for command in (train, evaluate, sample, report, compare, reproduce, serve):
+for command in (train, export, evaluate, sample, report, compare, reproduce, serve):
     app.command()(command)
 app.add_typer(rewards_app, name="rewards")
 app.add_typer(pretrain_app, name="pretrain")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,11 +22,15 @@ def train(
     output: Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/RECIPE-TIME.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue the run in this folder.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print what the run would cost, and stop.")] = False,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="Resume with other prompts, weights or reward files than before.")
+    ] = False,
 ) -> None:
     """Improve a model with a reward."""
     from rich.console import Console
 
     from advantageflow.config import ConfigError, load_config
+    from advantageflow.folder_lock import locked
 
     if recipe is not None and "=" in recipe:
         changes = [recipe, *(changes or [])]
@@ -38,20 +42,41 @@ def train(
 
             print_plan(config)
             return
-    elif recipe or changes or output or plan:
-        raise ConfigError(
-            "--resume continues a run as it was configured; give no recipe, key=value, --output or --plan with it"
-        )
+    elif recipe or output or plan:
+        raise ConfigError("--resume continues a run in its folder; give no recipe, --output or --plan with it")
     from advantageflow.run_directory import RunDirectory
 
-    directory = None
     if resume is not None:
-        directory, config = RunDirectory.open(resume)
+        _resume(Console(), resume, changes or [], accept_changes)
+        return
     inputs = _load_inputs(config)
-    if directory is None:
-        name = Path(recipe or "scenes").stem
-        directory = RunDirectory.create(output or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}", config)
-    _run(Console(), config, directory, inputs)
+    folder = output or Path("runs") / f"{Path(recipe or 'scenes').stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    RunDirectory.check_new(folder)
+    with locked(folder):
+        _run(Console(), config, RunDirectory.create(folder, config), inputs)
+
+
+def _resume(console: Console, folder: Path, overrides: list[str], accept_changes: bool) -> None:
+    from advantageflow.changes import changed, finished
+    from advantageflow.config import ConfigError
+    from advantageflow.folder_lock import locked
+    from advantageflow.run_directory import RunDirectory
+
+    RunDirectory.check_run(folder)
+    with locked(folder):
+        directory, config = RunDirectory.open(folder)
+        config, summary = changed(config, overrides), directory.summary()
+        if finished(config, summary):
+            done = summary["iterations"] if summary else 0
+            text = (
+                f"{folder} is finished, after {done} iterations; to go on: advantageflow train --resume {folder} "
+                f"run.iterations={2 * done}" + (" run.max_seconds=null" if config.run.max_seconds else "")
+            )
+            if overrides:
+                raise ConfigError(text)
+            console.print(text, highlight=False, soft_wrap=True)
+            return
+        _run(console, config, directory, _load_inputs(config), accept_changes)
 
 
 def _load_inputs(config: Config) -> dict[str, Any]:
@@ -79,39 +104,52 @@ def _load_inputs(config: Config) -> dict[str, Any]:
     }
 
 
-def _run(console: Console, config: Config, directory: RunDirectory, inputs: dict[str, Any]) -> None:
+def _run(
+    console: Console, config: Config, directory: RunDirectory, inputs: dict[str, Any], accept_changes: bool = False
+) -> None:
     import torch
 
+    from advantageflow.changes import check_inputs
+    from advantageflow.environment import environment
+    from advantageflow.interrupts import EXIT_CODE, stopping
     from advantageflow.models import load_model
     from advantageflow.progress import Display
+    from advantageflow.provenance import of_inputs, of_model
     from advantageflow.trainer import Trainer
 
     console.print(f"run folder: {directory.path}", highlight=False)
+    fingerprints = of_inputs(inputs["train_prompts"], inputs["held_out_prompts"], inputs["rewards"])
+    if not accept_changes:
+        check_inputs(directory.latest_record(), fingerprints)
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
     device = config.model.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_model(device=device, **config.model.model_dump(exclude={"device"}))
+    provenance = {
+        "environment": environment(),
+        "inputs": {**fingerprints, **of_model(model.pipeline.components)},
+    }
+    at_once = False
     with Display(console, config.run.iterations) as display:
-        trainer = Trainer(config, directory, model, display=display, **inputs)
+        trainer = Trainer(
+            config, directory, model, display=display, provenance=provenance, accept_changes=accept_changes, **inputs
+        )
 
-        def stop(number: int, frame: object) -> None:
-            if trainer.stopping:
-                raise KeyboardInterrupt
+        def stop() -> None:
             trainer.stopping = True
-            console.print("stopping after this iteration; press Ctrl-C again to stop at once")
 
-        previous = signal.signal(signal.SIGINT, stop)
         try:
-            summary = trainer.run()
+            with stopping(stop, console.print):
+                summary = trainer.run()
         except KeyboardInterrupt:
-            summary = None
-        finally:
-            signal.signal(signal.SIGINT, previous)
+            summary, at_once = None, True
     if summary is None:
         console.print(f"stopped; continue with: advantageflow train --resume {directory.path}", highlight=False)
-        raise typer.Exit(130)
+        if at_once:
+            os._exit(EXIT_CODE)  # without waiting for rewards that are being computed
+        raise typer.Exit(EXIT_CODE)
     _print_summary(console, directory, summary)
 
 

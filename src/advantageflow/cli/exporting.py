@@ -1,0 +1,71 @@
+"""`export`."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from advantageflow.run_directory import RunDirectory
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    iteration: Annotated[
+        str, typer.Option(help="last, best (by the held-out score run.best), or a number that was kept.")
+    ] = "last",
+    output: Annotated[Path | None, typer.Option(help="Folder to write; default: lora-ITERATION in the run.")] = None,
+) -> None:
+    """Write the trained adapter of a checkpoint; where all weights were trained, the transformer."""
+    from rich.console import Console
+
+    from advantageflow.checkpoint import verify
+    from advantageflow.config import ConfigError
+    from advantageflow.folder_lock import locked
+    from advantageflow.keeping import place
+    from advantageflow.run_directory import EXPORTS, RunDirectory, copy_export
+
+    RunDirectory.check_run(run)
+    directory = RunDirectory(run)
+    number = _chosen(directory, iteration)
+    source = place(directory.checkpoints, number)
+    record = verify(source)
+    if not any((source / name).is_dir() for name in EXPORTS):
+        raise ConfigError(f"{source} was written by an early version, without an adapter in it; continue the run first")
+    if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConfigError(f"{output} is not an empty folder; choose another --output")
+    targets = {name: output.resolve() if output else run / f"{name}-{number:06d}" for name in EXPORTS}
+    with nullcontext() if output else locked(run):  # elsewhere nobody else writes, and the run may go on
+        done = copy_export(source, targets)
+    label = directory.config().best_score
+    told = {"here": record.get("evaluation"), "base model": record.get("before")}
+    scores = ", ".join(f"{name} {found[label]:.3f}" for name, found in told.items() if found and label in found)
+    Console().print(
+        f"iteration {number}{f' ({label}: {scores})' if scores else ''}: {done[0]}", highlight=False, soft_wrap=True
+    )
+
+
+def _chosen(directory: RunDirectory, iteration: str) -> int:
+    from advantageflow.config import ConfigError
+    from advantageflow.keeping import best, saved, scores
+
+    kept = saved(directory.checkpoints)
+    if not kept:
+        raise ConfigError(f"{directory.path} has no checkpoint yet")
+    if iteration == "last":
+        return kept[-1]
+    if iteration == "best":
+        label = directory.config().best_score
+        found = best(scores(directory.checkpoints, label))
+        if found is None:
+            raise ConfigError(f"no checkpoint of {directory.path} has the held-out score {label}; set evaluation.every")
+        return found
+    if not iteration.isdecimal() or int(iteration) not in kept:
+        raise ConfigError(
+            f"--iteration is {iteration[:200]!r}; allowed: last, best, or a checkpoint that was kept: "
+            f"{', '.join(map(str, kept))}"
+        )
+    return int(iteration)

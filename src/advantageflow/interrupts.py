@@ -1,0 +1,46 @@
+"""Signals that stop a run: the first lets it finish its iteration and save, the second ends it at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+EXIT_CODE = 130  # of a run that was stopped and can be continued, whatever the signal
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+
+
+@contextmanager
+def stopping(stop: Callable[[], None], say: Callable[[str], None]) -> Iterator[None]:
+    """Call `stop` at the first of the signals, and raise KeyboardInterrupt at the second."""
+    asked: list[int] = []
+
+    def handle(number: int, frame: object) -> None:
+        asked.append(number)
+        if number == getattr(signal, "SIGHUP", None):
+            _leave_terminal()
+        if len(asked) > 1:
+            raise KeyboardInterrupt
+        stop()
+        say(f"{signal.Signals(number).name}: stopping after this iteration; once more (Ctrl-C) stops at once")
+
+    numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+    # what nohup or a shell has switched off stays off, but for Ctrl-C
+    numbers = [n for n in numbers if n == signal.SIGINT or signal.getsignal(n) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _leave_terminal() -> None:
+    """A terminal that has hung up is written to no more: that would be an error in the middle of an iteration."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        if stream.isatty():
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
