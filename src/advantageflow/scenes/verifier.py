@@ -1,8 +1,9 @@
 """The exact verifier of the drawn world, in the way of GenEval: find objects by colour and shape, check the prompt.
 
-Two scores per image, both in [0, 1] and higher is better:
+Two scores per image, both in [0, 1] and higher is better (`exact` has a third, which does not take the nearest for right):
 
-* strict: 1 if every object, count, colour and relation is right and nothing is extra, else 0. Never trained on.
+* strict: 1 if every object, count, colour and relation is right and nothing is extra, else 0: every object is named by
+  the nearest of six shapes and seven colours. Never trained on.
 * graded: how much of the prompt is right; the training reward. Missing and extra objects both lower it, so drawing less
   never pays.
 """
@@ -32,7 +33,7 @@ class Detection:
     """An object found in an image; `shape` is None if it resembles none. Centre and size in pixels."""
 
     shape: str | None
-    color: str
+    color: str | None  # None, in `exact`: between two names
     x: float
     y: float
     width: int
@@ -47,13 +48,7 @@ class Verdict:
 
 def detect(image: np.ndarray) -> list[Detection]:
     """Find the objects of one image, uint8 [64, 64, 3]."""
-    difference = image.reshape(-1, 3).astype(np.float32) - np.array(BACKGROUND, dtype=np.float32)
-    directions = np.array(list(COLORS.values()), dtype=np.float32) - np.array(BACKGROUND, dtype=np.float32)
-    lengths = np.linalg.norm(directions, axis=1)
-    along = difference @ (directions / lengths[:, None]).T
-    nearest = along.argmax(1)  # the smallest angle to the ground -> colour direction
-    opacity = np.take_along_axis(along / lengths, nearest[:, None], 1).reshape(IMAGE_SIZE, IMAGE_SIZE)
-    nearest = nearest.reshape(IMAGE_SIZE, IMAGE_SIZE)
+    nearest, opacity = color_of_pixels(image)
     opaque = opacity > OPAQUE
     found = []
     for index in np.unique(nearest[opaque]):
@@ -77,16 +72,27 @@ def detect(image: np.ndarray) -> list[Detection]:
     return found
 
 
+def color_of_pixels(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The number of each pixel's nearest colour, and its share over the ground: both [64, 64]."""
+    difference = image.reshape(-1, 3).astype(np.float32) - np.array(BACKGROUND, dtype=np.float32)
+    directions = np.array(list(COLORS.values()), dtype=np.float32) - np.array(BACKGROUND, dtype=np.float32)
+    lengths = np.linalg.norm(directions, axis=1)
+    along = difference @ (directions / lengths[:, None]).T
+    nearest = along.argmax(1)  # the smallest angle to the ground -> colour direction
+    opacity = np.take_along_axis(along / lengths, nearest[:, None], 1)
+    return nearest.reshape(IMAGE_SIZE, IMAGE_SIZE), opacity.reshape(IMAGE_SIZE, IMAGE_SIZE)
+
+
 def _shape(region: np.ndarray, opacity: np.ndarray) -> str | None:
     height, width = region.shape
     if max(height, width) > LONGEST_ASPECT * min(height, width):
         return None
-    errors = np.abs(_templates() - _thumbnail(np.clip(opacity, 0, 1))).mean((1, 2))
+    errors = np.abs(_templates() - thumbnail(np.clip(opacity, 0, 1))).mean((1, 2))
     best = int(errors.argmin())
     return SHAPES[best] if errors[best] <= SHAPE_TOLERANCE else None
 
 
-def _thumbnail(opacity: np.ndarray) -> np.ndarray:
+def thumbnail(opacity: np.ndarray) -> np.ndarray:
     """A crop of any size, resampled bilinearly to TEMPLATE_SIZE²."""
     height, width = opacity.shape
     weights = [_resampling(height), _resampling(width)]
@@ -112,7 +118,7 @@ def _templates() -> np.ndarray:
             for shift in (0.0, 0.25, 0.5, 0.75):
                 alpha = coverage(shape, columns - 32 - shift, rows - 32 - shift / 2, radius)
                 (box,) = ndimage.find_objects((alpha > OPAQUE).astype(int))
-                thumbnails.append(_thumbnail(alpha[box]))
+                thumbnails.append(thumbnail(alpha[box]))
         means.append(np.mean(thumbnails, axis=0))
     return np.stack(means)
 
