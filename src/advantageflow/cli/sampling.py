@@ -71,7 +71,7 @@ def evaluate(
         raise ConfigError(f"--guidance is {guidance!r}; give scales such as 1.0 or 1.0,4.5") from None
     named = dict(
         part.partition("=")[::2] if "=" in part else (part, part)
-        for part in reward or ["strict=scenes_strict", "graded=scenes_graded"]
+        for part in reward or ["exact=scenes_exact", "strict=scenes_strict", "graded=scenes_graded"]
     )
     models = _names(models, lora)
     for name in named.values():

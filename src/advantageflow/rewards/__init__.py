@@ -51,7 +51,12 @@ MASK2FORMER = "facebook/mask2former-swin-small-coco-instance"
 _HERE = "advantageflow.rewards"
 BUILT_IN = {
     "scenes_graded": BuiltIn(f"{_HERE}.scenes:graded", "how much of a drawn scene is right, 0 to 1"),
-    "scenes_strict": BuiltIn(f"{_HERE}.scenes:strict", "whether a drawn scene is exactly right, 0 or 1"),
+    "scenes_strict": BuiltIn(
+        f"{_HERE}.scenes:strict", "whether a drawn scene is right by the nearest shapes and colours, 0 or 1"
+    ),
+    "scenes_exact": BuiltIn(
+        f"{_HERE}.scenes:exact", "whether a drawn scene is right to the eye, 0 or 1; never train on it"
+    ),
     "scenes_clip": BuiltIn(
         "advantageflow.scenes.rewards.clip:SceneCLIP", "learned likeness of a drawn scene and its prompt, -1 to 1"
     ),

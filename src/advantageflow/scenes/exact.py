@@ -1,4 +1,4 @@
-"""The headline of the drawn world: whether a picture shows its prompt to the eye, and not merely to the nearest template.
+"""The headline of the drawn world: whether a picture shows its prompt to the eye, not merely to the nearest template.
 
 `verifier` names every object by the nearest of six shapes, so a trained model can live between them: a rounded square
 passes for a circle, a pinched cross for a diamond. Here an object has a name only if it is close to what would be drawn
@@ -19,9 +19,11 @@ from advantageflow.scenes.verifier import OPAQUE, TEMPLATE_SIZE, Detection, colo
 from advantageflow.scenes.world import BACKGROUND, COLORS, SHAPES, coverage
 
 SHAPE_ERROR = 0.06  # mean absolute difference to the nearest rendering, at most
-SHAPE_MARGIN = 0.7  # by which it is nearer than any other shape, as a share of the distance between the two, at least
+SHAPE_MARGIN = 2 / 3  # by which it is nearer than any other shape, as a share of the distance between the two, at least
 ASPECT = 1.2  # of width and height, at most
-COLOR_ERROR = 34  # of 255, off the line from the ground to the colour; a third of the least distance between two colours
+COLOR_ERROR = (
+    34  # of 255, off the line from the ground to the colour; a third of the least distance between two colours
+)
 FULL = 0.8  # opacity of an object's inside, at least
 SPECK = 8  # pixels; what is smaller is not seen
 FAINT = 0.25  # opacity from which something can be seen
@@ -29,7 +31,7 @@ HALO = 2  # pixels around an object that belong to its blurred edge
 BLURS = (0.0, 0.6, 1.0)  # standard deviations in pixels of the renderings
 
 
-def exact(images: np.ndarray, prompts: Sequence[str]) -> list[float]:
+def verify_exact(images: np.ndarray, prompts: Sequence[str]) -> list[float]:
     """1 for each image, uint8 [batch, 64, 64, 3], that is strictly right and all of whose objects are clear, else 0.
 
     Raises:

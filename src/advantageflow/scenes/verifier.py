@@ -1,6 +1,6 @@
 """The exact verifier of the drawn world, in the way of GenEval: find objects by colour and shape, check the prompt.
 
-Two scores per image, both in [0, 1] and higher is better (`exact` has a third, which does not take the nearest for right):
+Two scores per image, both in [0, 1] and higher is better (`exact.py` has a third, for which the nearest is not enough):
 
 * strict: 1 if every object, count, colour and relation is right and nothing is extra, else 0: every object is named by
   the nearest of six shapes and seven colours. Never trained on.
