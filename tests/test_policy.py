@@ -1,7 +1,9 @@
 import pytest
 import torch
+from diffusers import SD3Transformer2DModel
 
-from advantageflow.policy import ADAPTERS, Policy, average_decay, rollout_decay
+from advantageflow.errors import ConfigError
+from advantageflow.policy import ADAPTERS, LORA_TARGETS, Policy, average_decay, rollout_decay
 
 
 def velocity(model, transformer, seed=0):
@@ -101,3 +103,31 @@ def test_published_decay_schedules():
 def test_the_average_warms_up():
     assert average_decay(0, 0.9) == pytest.approx(0.1)
     assert average_decay(1000, 0.9) == 0.9
+
+
+# The transformer of stabilityai/stable-diffusion-3.5-medium
+SD35_MEDIUM = {
+    "sample_size": 128, "patch_size": 2, "in_channels": 16, "out_channels": 16, "num_layers": 24,
+    "attention_head_dim": 64, "num_attention_heads": 24, "joint_attention_dim": 4096, "caption_projection_dim": 1536,
+    "pooled_projection_dim": 2048, "pos_embed_max_size": 384, "qk_norm": "rms_norm",
+    "dual_attention_layers": tuple(range(13)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("targets", "layers", "parameters"), [("attention", 191, 18.78), ("all_attention", 243, 23.89)])
+def test_the_layers_of_sd35_medium_are_those_of_diffusion_nfts_code(targets, layers, parameters):
+    with torch.device("meta"):
+        transformer = SD3Transformer2DModel(**SD35_MEDIUM)
+        policy = Policy(transformer, lora_rank=32, targets=LORA_TARGETS[targets])
+    assert len(policy.parameters) == 2 * layers
+    assert sum(weight.numel() for weight in policy.parameters) / 1e6 == pytest.approx(parameters, abs=0.005)
+    assert any(".attn2." in name for name in policy.names) == (targets == "all_attention")
+
+
+def test_weights_of_other_layers_are_not_put_back(tiny_model):
+    policy = Policy(tiny_model.transformer, lora_rank=4)
+    state = policy.state()
+    for group in state.values():
+        group["transformer_blocks.0.attn2.to_q.lora_A.learner.weight"] = torch.zeros(4, 96)
+    with pytest.raises(ConfigError, match=r"1 names differ, such as transformer_blocks.0.attn2.to_q"):
+        policy.load_state(state)

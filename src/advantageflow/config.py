@@ -54,6 +54,9 @@ class ModelSettings(Section):
 class PolicySettings(Section):
     lora_rank: Annotated[int, Field(ge=0, le=4096)] = Field(32, description="0 trains all weights")
     lora_alpha: Positive = 64
+    lora_targets: Literal["attention", "all_attention"] = Field(
+        "attention", description="attention as in DiffusionNFT's code, or with SD3.5's second attention (attn2) as well"
+    )
     rollout_decay: Literal[0, 1, 2] | Annotated[float, Field(gt=0, lt=1)] = Field(
         1, description="of the rollout policy: DiffusionNFT's schedule 0, 1 or 2, or a constant between 0 and 1"
     )

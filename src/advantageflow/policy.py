@@ -17,10 +17,13 @@ from peft import LoraConfig, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from advantageflow.errors import ConfigError
+
 Role = Literal["learner", "rollout", "average", "reference"]
-# The attention projections of a joint block: of the image stream and of the text stream (DiffusionNFT's targets). SD3,
-# FLUX and Qwen-Image share the names.
-ATTENTION_TARGETS = ("to_k", "to_q", "to_v", "to_out.0", "add_k_proj", "add_q_proj", "add_v_proj", "to_add_out")
+# The attention projections of a block: of the image stream and of the text stream. SD3, FLUX and Qwen-Image share the
+# names. DiffusionNFT's code adapts those of `attn`; the second attention of SD3.5's dual blocks is `attn2`.
+PROJECTIONS = ("to_k", "to_q", "to_v", "to_out.0", "add_k_proj", "add_q_proj", "add_v_proj", "to_add_out")
+LORA_TARGETS = {"attention": tuple(f"attn.{name}" for name in PROJECTIONS), "all_attention": PROJECTIONS}
 ADAPTERS: tuple[Role, ...] = ("learner", "rollout", "average")
 
 
@@ -51,7 +54,7 @@ class Policy:
         transformer: a diffusers model; it is changed in place.
         lora_rank: rank of the adapters, or 0 for full fine-tuning.
         lora_alpha: scale of the adapters; they add alpha / rank · B A.
-        targets: names of the layers that get adapters.
+        targets: endings of the names of the layers that get adapters.
         seed: of the adapters' first factor, a Gaussian; the second starts at zero.
     """
 
@@ -61,7 +64,7 @@ class Policy:
         *,
         lora_rank: int = 32,
         lora_alpha: float = 64,
-        targets: tuple[str, ...] = ATTENTION_TARGETS,
+        targets: tuple[str, ...] = LORA_TARGETS["attention"],
         seed: int = 0,
     ) -> None:
         self.transformer = transformer
@@ -148,8 +151,18 @@ class Policy:
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Put back what `state` gave."""
+        """Put back what `state` gave.
+
+        Raises:
+            ConfigError: it holds other weights than this policy has.
+        """
         for role in ADAPTERS:
+            wrong = sorted({*state[role]} ^ {*self.names})
+            if wrong:
+                raise ConfigError(
+                    f"the checkpoint's weights are not those of this policy: {len(wrong)} names differ, such as "
+                    f"{wrong[0]}; continue the run with the policy.lora_targets and model.path that it began with"
+                )
             torch._foreach_copy_(self.weights[role], [state[role][name] for name in self.names])
 
     def lora_state_dict(self, role: Role = "average") -> dict[str, Tensor]:

@@ -123,7 +123,10 @@ class RunDirectory:
         """
         file = self.path / "config.yaml"
         try:
-            return check_config(read_yaml(file))
+            settings = read_yaml(file)
+            if isinstance(settings.get("policy"), dict):  # runs without this setting adapted every attention
+                settings["policy"].setdefault("lora_targets", "all_attention")
+            return check_config(settings)
         except DamagedError:
             raise
         except ConfigError as error:

@@ -30,7 +30,7 @@ from advantageflow.learning import Terms, batches, by_sign, draw_steps, draw_tim
 from advantageflow.metrics import MetricsWriter, learning_metrics, norm_metrics, reward_metrics
 from advantageflow.models.base import FlowModel
 from advantageflow.objectives import OBJECTIVES, FlowGRPO
-from advantageflow.policy import Policy, Role, average_decay, rollout_decay
+from advantageflow.policy import LORA_TARGETS, Policy, Role, average_decay, rollout_decay
 from advantageflow.progress import Display
 from advantageflow.prompts import PromptSet
 from advantageflow.report.curves import draw_curve
@@ -81,7 +81,7 @@ class Trainer:
             model.transformer,
             lora_rank=config.policy.lora_rank,
             lora_alpha=config.policy.lora_alpha,
-            targets=model.lora_targets,
+            targets=LORA_TARGETS[config.policy.lora_targets],
             seed=address_seed(Stream.POLICY, config.seed),
         )
         self.optimizer = torch.optim.AdamW(

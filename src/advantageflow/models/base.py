@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from advantageflow.config import ConfigError, ModelSettings
-from advantageflow.policy import ATTENTION_TARGETS
+from advantageflow.errors import NonFiniteError
 
 MAX_CACHED_PROMPTS = 2048
 
@@ -60,13 +60,12 @@ class Conditioning:
 class FlowModel(ABC):
     """A diffusers pipeline of one family, as the trainer sees it.
 
-    A family's file gives the pipeline class, `encode_prompt`, `predict`, `sigmas` and, where they differ, `decode` and
-    `guide`.
+    A family's file gives the pipeline class, `encode_prompt`, `predict`, `sigmas` and, where they differ,
+    `decode_latents` and `guide`.
     """
 
     pipeline_class: ClassVar[Any]
     text_encoders: ClassVar[tuple[str, ...]]
-    lora_targets = ATTENTION_TARGETS
     guides_in_one_call = False  # as the family's pipeline does it, to the bit
 
     def __init__(self, pipeline: Any, settings: ModelSettings | None = None) -> None:
@@ -261,12 +260,28 @@ class FlowModel(ABC):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents [batch, channels, height, width] -> images, float32 in [0, 1], [batch, 3, height, width]."""
+        """Latents [batch, channels, height, width] -> images, float32 in [0, 1], [batch, 3, height, width].
+
+        Raises:
+            NonFiniteError: a picture is NaN or infinite, so that no reward, grid or file ever has one.
+        """
+        with self._awake(self.pipeline.vae):
+            images = self.decode_latents(latents)
+        finite = torch.isfinite(images.flatten(1)).all(1)  # before the clamp, which makes 1 of infinity
+        if not finite.all():
+            where = "decoder" if torch.isfinite(latents).all() else "network"
+            raise NonFiniteError(
+                f"{int((~finite).sum())} of {len(images)} pictures are NaN or infinite, from the {where} on; "
+                "use model.dtype=float32 or bfloat16, a lower learn.learning_rate, or another model or adapter"
+            )
+        return (images.float() / 2 + 0.5).clamp(0, 1)
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """The decoder's own output, in [-1, 1] or somewhat beyond: [batch, 3, height, width]."""
         vae = self.pipeline.vae
         latents = latents / vae.config.scaling_factor + vae.config.shift_factor
-        with self._awake(vae):
-            images: Tensor = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
-        return (images.float() / 2 + 0.5).clamp(0, 1)
+        images: Tensor = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
+        return images
 
     def save_lora(self, directory: Path, lora: dict[str, Tensor]) -> None:
         """Export an adapter that the pipeline's `load_lora_weights(directory)` reads."""

@@ -51,14 +51,12 @@ class QwenImageModel(FlowModel):
         norms = (torch.norm(velocity, dim=-1, keepdim=True) for velocity in (conditioned, guided))
         return unpack(guided * (next(norms) / next(norms)), self.latent_size)
 
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode_latents(self, latents: Tensor) -> Tensor:
         vae = self.pipeline.vae
         mean, std = (torch.tensor(values, device=latents.device).view(-1, 1, 1) for values in self._statistics())
-        with self._awake(vae):
-            frames = (latents / (1 / std) + mean).unsqueeze(2).to(vae.dtype)
-            images: Tensor = vae.decode(frames, return_dict=False)[0][:, :, 0]
-        return (images.float() / 2 + 0.5).clamp(0, 1)
+        frames = (latents / (1 / std) + mean).unsqueeze(2).to(vae.dtype)
+        images: Tensor = vae.decode(frames, return_dict=False)[0][:, :, 0]
+        return images
 
     def _statistics(self) -> tuple[list[float], list[float]]:
         config = self.pipeline.vae.config
