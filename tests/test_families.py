@@ -25,7 +25,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from advantageflow.config import ConfigError
+from advantageflow.errors import ConfigError, NonFiniteError
 from advantageflow.models import load_model
 from advantageflow.models.flux import pack, unpack
 from advantageflow.rollout import sample_batches
@@ -132,7 +132,7 @@ def folder(request, tmp_path_factory):
 
 
 def load(folder, **settings):
-    return load_model(str(folder), resolution=64, max_sequence_length=12, **settings)
+    return load_model(str(folder), **{"resolution": 64, "max_sequence_length": 12, **settings})
 
 
 def draw(model, guidance_scale):
@@ -146,7 +146,9 @@ def draw(model, guidance_scale):
 def draw_plainly(model, prompt, index, guidance_scale):
     """The pipeline's own call on our noise."""
     latents = noise(model.latent_shape, Stream.EVALUATION, (0, 0), [index])
-    options = {"num_inference_steps": 4, "height": 64, "width": 64, "output_type": "pt", "max_sequence_length": 12}
+    height, width = (model.scale_factor * size for size in model.latent_size)
+    options = {"height": height, "width": width, "num_inference_steps": 4, "output_type": "pt"}
+    options["max_sequence_length"] = 12
     if isinstance(model.pipeline, StableDiffusion3Pipeline):
         guidance = {"guidance_scale": guidance_scale}
     else:
@@ -157,10 +159,12 @@ def draw_plainly(model, prompt, index, guidance_scale):
     return model.pipeline(prompt, latents=latents, **guidance, **options).images[0]
 
 
+@pytest.mark.parametrize("resolution", [64, (64, 96), (96, 32)])
 @pytest.mark.parametrize("guidance_scale", [1.0, 4.0])
-def test_the_rollout_is_the_pipelines_to_the_bit(folder, guidance_scale):
-    model = load(folder)
+def test_the_rollout_is_the_pipelines_to_the_bit(folder, guidance_scale, resolution):
+    model = load(folder, resolution=resolution)
     ours = draw(model, guidance_scale)
+    assert ours.shape[2:] == ((64, 64) if resolution == 64 else resolution)
     for index, prompt in enumerate(PROMPTS):
         plain = draw_plainly(model, prompt, index, guidance_scale)
         assert torch.equal(ours[index], plain)
@@ -189,7 +193,10 @@ def test_every_method_trains_every_family_and_the_adapter_loads(folder, objectiv
 def test_patches_are_those_of_the_pipelines():
     latents = torch.randn(2, 16, 8, 8)
     assert torch.equal(pack(latents), FluxPipeline._pack_latents(latents, 2, 16, 8, 8))
-    assert torch.equal(unpack(pack(latents), 8), latents)
+    assert torch.equal(unpack(pack(latents), (8, 8)), latents)
+    wide = torch.randn(2, 16, 4, 12)
+    assert torch.equal(pack(wide), FluxPipeline._pack_latents(wide, 2, 16, 4, 12))
+    assert torch.equal(unpack(pack(wide), (4, 12)), wide)
 
 
 def test_a_batch_of_prompts_of_different_lengths_is_masked(folder):
@@ -235,6 +242,7 @@ def test_prompt_embeddings_are_kept_on_disk(folder, tmp_path):
     [
         ({"attention": "nonsense"}, "model.attention is 'nonsense'"),
         ({"resolution": 100}, "model.resolution is 100; it must be a multiple of 16"),
+        ({"resolution": (64, 100)}, r"model.resolution is \[64, 100\]; it must be a multiple of 16"),
         ({"quantization": "4bit"}, "cannot load the model .*bitsandbytes"),
     ],
 )
@@ -255,3 +263,16 @@ def test_compiling_takes_every_block_alone(folder):
     assert blocks
     assert all(block._compiled_call_impl is not None for block in blocks)
     assert transformer._compiled_call_impl is None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_pictures_that_are_not_finite_stop_at_the_decoder(folder, value):
+    """The clamp would make a white picture of infinity."""
+    model = load(folder)
+    latents = torch.zeros(2, *model.latent_shape)
+    latents[1, 0, 0, 0] = value
+    with pytest.raises(NonFiniteError, match="1 of 2 pictures are NaN or infinite, from the network on"):
+        model.decode(latents)
+    model.pipeline.vae.decoder.conv_out.bias.data[0] = value
+    with pytest.raises(NonFiniteError, match="2 of 2 pictures are NaN or infinite, from the decoder on"):
+        model.decode(torch.zeros(2, *model.latent_shape))

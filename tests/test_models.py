@@ -45,5 +45,5 @@ def test_which_names_may_be_loaded(tiny_pipeline_folder, tmp_path):
 
 def test_a_model_that_cannot_be_fetched_is_one_sentence(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ConfigError, match="cannot load the model 'nobody/nothing'"):
+    with pytest.raises(ConfigError, match="cannot load 'nobody/nothing': the hub cannot be reached"):
         load_model("nobody/nothing")

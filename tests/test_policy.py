@@ -114,7 +114,9 @@ SD35_MEDIUM = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("targets", "layers", "parameters"), [("attention", 191, 18.78), ("all_attention", 243, 23.89)])
+@pytest.mark.parametrize(
+    ("targets", "layers", "parameters"), [("attention", 191, 18.78), ("all_attention", 243, 23.89)]
+)
 def test_the_layers_of_sd35_medium_are_those_of_diffusion_nfts_code(targets, layers, parameters):
     with torch.device("meta"):
         transformer = SD3Transformer2DModel(**SD35_MEDIUM)

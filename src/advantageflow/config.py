@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os.path
 import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from advantageflow.config_errors import explain
 from advantageflow.errors import ConfigError as ConfigError
@@ -21,6 +22,8 @@ LARGE = 1e8  # beyond any sensible setting; keeps products and timers finite
 Positive = Annotated[float, Field(gt=0, le=LARGE)]
 NonNegative = Annotated[float, Field(ge=0, le=LARGE)]
 Count = Annotated[int, Field(ge=1, le=10**8)]
+Pixels = Annotated[int, Field(ge=1, le=16384)]
+PathText = Annotated[str, AfterValidator(os.path.expanduser)]  # `~` is the home directory
 
 
 class Section(BaseModel):
@@ -28,15 +31,22 @@ class Section(BaseModel):
 
 
 class ModelSettings(Section):
-    path: str = Field(
-        "scenes", description='"scenes" or "words" (built in), a diffusers pipeline folder, or a hub name'
+    path: PathText = Field(
+        "scenes",
+        description='"scenes" or "words" (built in), a diffusers pipeline folder, a hub name, or a .safetensors file',
+    )
+    base: PathText | None = Field(
+        None, description="where path is a single file: the pipeline that has all but the transformer"
+    )
+    lora: PathText | None = Field(
+        None, description="an adapter to start from, a path or hub name: fused, it is the reference, too"
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="of the network; LoRA weights stay float32"
     )
     device: str = Field("auto", description='"auto" (CUDA if present), "cpu", "cuda"')
-    resolution: Annotated[int, Field(ge=1, le=16384)] | None = Field(
-        None, description="height and width in pixels; null for the model's own"
+    resolution: Pixels | tuple[Pixels, Pixels] | None = Field(
+        None, description="pixels: one number, or [height, width]; null for the model's own"
     )
     max_sequence_length: Annotated[int, Field(ge=0, le=10**5)] | None = Field(
         None, description="text tokens of T5 or the language model; null for the family's usual"
@@ -48,7 +58,7 @@ class ModelSettings(Section):
     attention: str | None = Field(None, description="a diffusers attention backend, such as flash or sage")
     compile: bool = Field(False, description="compile the transformer's repeated blocks")
     quantization: Literal["8bit", "4bit"] | None = Field(None, description="of the base weights; needs bitsandbytes")
-    prompt_cache: str | None = Field(None, description="folder that keeps prompt embeddings between runs")
+    prompt_cache: PathText | None = Field(None, description="folder that keeps prompt embeddings between runs")
 
 
 class PolicySettings(Section):
@@ -64,8 +74,8 @@ class PolicySettings(Section):
 
 
 class PromptSettings(Section):
-    train: str = Field("scenes:train", description="a built-in or generated set, a file, or a dataset of the hub")
-    held_out: str | Annotated[float, Field(gt=0, lt=1)] = Field(
+    train: PathText = Field("scenes:train", description="a built-in or generated set, a file, or a dataset of the hub")
+    held_out: PathText | Annotated[float, Field(gt=0, lt=1)] = Field(
         "scenes:held_out", description="likewise, or the share of the training prompts to hold out"
     )
     column: str = Field("prompt", description="that holds the prompt, in files with columns")

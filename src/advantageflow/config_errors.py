@@ -12,6 +12,7 @@ from advantageflow.errors import shown
 
 # Where pydantic's words would speak of unions
 ALLOWED = {
+    "model.resolution": "allowed: pixels, such as 512, or [height, width], such as [512, 768]",
     "objective.gamma": "allowed: a number, or '1-A'",
     "policy.rollout_decay": "allowed: a schedule (0, 1 or 2) or a constant between 0 and 1",
     "reward": "allowed: a reward's name, or names with their weights: {pickscore: 1}",

@@ -7,6 +7,7 @@ import platform
 import resource
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ def environment() -> dict[str, Any]:
     }
 
 
+@cache
 def commit() -> str | None:
     """The commit of the checkout that this package runs from, if it does."""
     here = Path(__file__).parent

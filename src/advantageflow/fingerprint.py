@@ -9,9 +9,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def of_value(value: Any) -> str:
@@ -36,6 +37,8 @@ def of_folder(path: Path) -> str:
 
 def of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
     """Names, precisions, shapes and values of tensors."""
+    import torch
+
     found = {}
     for name, tensor in tensors.items():
         raw = tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy()

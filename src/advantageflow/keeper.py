@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 
+from advantageflow.adapters import about
 from advantageflow.changes import changes_since, check_inputs, evaluates_anew, flat, told
 from advantageflow.checkpoint import load_optimizer_tensors, optimizer_tensors
 from advantageflow.config import Config
+from advantageflow.errors import ConfigError
 from advantageflow.models.base import FlowModel
 from advantageflow.policy import Policy
 from advantageflow.resuming import resume
@@ -64,7 +66,13 @@ class Keeper:
         self.directory.save_checkpoint(
             record["iteration"],
             {**self.policy.state(), "optimizer": optimizer_tensors(self.optimizer)},
-            {**record, "scaler": self.scaler.state_dict(), "settings": flat(self.config), **self.provenance},
+            {
+                **record,
+                "scaler": self.scaler.state_dict(),
+                "settings": flat(self.config),
+                "start": self._start(),
+                **self.provenance,
+            },
             self._export,
             settings=self.config.run,
             score=self.config.best_score,
@@ -75,22 +83,31 @@ class Keeper:
     def _export(self, folder: Path) -> None:
         """The weights that are evaluated, as diffusers reads them."""
         if self.policy.is_lora:
-            self.model.save_lora(folder / "lora", self.policy.lora_state_dict("average"))
+            self.model.save_lora(folder / "lora", self.policy.lora_state_dict("average"), about(self.config))
         else:
             with self.policy.acting_as("average") as transformer:
                 transformer.save_pretrained(folder / "transformer")  # type: ignore[operator]
+
+    def _start(self) -> str | None:
+        """A fingerprint of the adapter that the run started from."""
+        return self.model.start.fingerprint if self.model.start else None
 
     def resume(self) -> dict[str, Any] | None:
         """Put back the newest checkpoint that can be used, and return its record; None if nothing was saved yet.
 
         Raises:
-            ConfigError: see `resuming.resume`.
+            ConfigError: see `resuming.resume`, or the adapter that the run started from is another by now.
         """
         settings = flat(self.config)
         found = resume(self.directory, settings, self.policy.state())
         if found is None:
             self.directory.note_changes(0, {})
             return None
+        if found.record.get("start") != self._start():
+            raise ConfigError(
+                f"the adapter model.lora={self.config.model.lora} is not the one that this run started from; put that "
+                "one back, or start another run"
+            )
         now = {"settings": settings, **self.provenance}
         changes = changes_since(found.record, now)
         if not self.accept_changes:

@@ -113,8 +113,9 @@ def make_plan(config: Config) -> Plan:
 
 
 def image_tokens(config: Config) -> int:
-    resolution = config.model.resolution or (64 if config.model.path in BUILT_IN_MODELS else DEFAULT_RESOLUTION)
-    return (resolution // 16) ** 2
+    size = config.model.resolution or (64 if config.model.path in BUILT_IN_MODELS else DEFAULT_RESOLUTION)
+    height, width = size if isinstance(size, tuple) else (size, size)
+    return (height // 16) * (width // 16)
 
 
 def forward_flops(facts: ModelFacts, config: Config) -> float:

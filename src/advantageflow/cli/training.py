@@ -85,7 +85,7 @@ def _load_inputs(config: Config) -> dict[str, Any]:
     from advantageflow.prompts import load_prompt_sets
     from advantageflow.rewards import check_reward, load_reward
 
-    check_model_path(config.model.path)
+    check_model_path(config.model.path, config.model.base)
     names = {*config.reward_weights, *config.evaluation.rewards.values()}
     for name in names:
         check_reward(name)

@@ -3,68 +3,51 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
-from advantageflow.config import ConfigError, ModelSettings
-from advantageflow.errors import NonFiniteError
+from advantageflow.adapters import (
+    Adapter,
+    attach,
+    check_about,
+    fit,
+    fuse,
+    join,
+    of_factors,
+    read_adapter,
+    write_adapter,
+)
+from advantageflow.config import ModelSettings
+from advantageflow.errors import ConfigError, NonFiniteError
+from advantageflow.fingerprint import of_value
+from advantageflow.models.conditioning import Conditioning as Conditioning
+from advantageflow.models.conditioning import PromptStore
+from advantageflow.models.loading import load_pipeline
+from advantageflow.models.source import content
 
 MAX_CACHED_PROMPTS = 2048
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """What the transformer sees of prompts.
-
-    tokens: embeddings [batch, tokens, width]; pooled: [batch, width] where the family has one; mask: [batch, tokens], 1
-    for real tokens, where lengths differ.
-    """
-
-    tokens: Tensor
-    pooled: Tensor | None = None
-    mask: Tensor | None = None
-
-    def expand(self, batch: int) -> Conditioning:
-        """One prompt's embeddings for a whole batch."""
-        return Conditioning(*(None if part is None else part.expand(batch, *part.shape[1:]) for part in self._parts()))  # type: ignore[arg-type]
-
-    def _parts(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        return self.tokens, self.pooled, self.mask
-
-    @staticmethod
-    def join(found: list[Conditioning]) -> Conditioning:
-        """Several as one batch; shorter ones are padded with zeros that the mask leaves out."""
-        longest = max(one.tokens.shape[1] for one in found)
-        tokens = torch.cat([pad(one.tokens, (0, 0, 0, longest - one.tokens.shape[1])) for one in found])
-        pooled = None if found[0].pooled is None else torch.cat([one.pooled for one in found if one.pooled is not None])
-        mask = None
-        if found[0].mask is not None:
-            mask = torch.cat([pad(one.mask, (0, longest - one.mask.shape[1])) for one in found if one.mask is not None])
-        return Conditioning(tokens, pooled, mask)
 
 
 class FlowModel(ABC):
     """A diffusers pipeline of one family, as the trainer sees it.
 
-    A family's file gives the pipeline class, `encode_prompt`, `predict`, `sigmas` and, where they differ,
-    `decode_latents` and `guide`.
+    A family's file gives the classes of pipeline and transformer, `encode_prompt`, `predict`, `sigmas` and, where they
+    differ, `decode_latents` and `guide`.
     """
 
     pipeline_class: ClassVar[Any]
+    transformer_class: ClassVar[Any]
     text_encoders: ClassVar[tuple[str, ...]]
     guides_in_one_call = False  # as the family's pipeline does it, to the bit
 
@@ -75,6 +58,7 @@ class FlowModel(ABC):
         for part in (pipeline.vae, *self._encoders()):
             part.requires_grad_(False).eval()
         self.scale_factor: int = pipeline.vae_scale_factor
+        self.start: Adapter | None = None  # what is fused into the base
         self._encoded: OrderedDict[str, Conditioning] = OrderedDict()
         self._set_up()
 
@@ -86,8 +70,10 @@ class FlowModel(ABC):
         """Apply the memory and speed settings."""
         settings, transformer = self.settings, self.transformer
         edge = self.scale_factor * 2  # latents are cut into patches of 2 x 2
-        if settings.resolution is not None and settings.resolution % edge:
-            raise ConfigError(f"model.resolution is {settings.resolution}; it must be a multiple of {edge}")
+        sizes = settings.resolution if isinstance(settings.resolution, tuple) else (settings.resolution or edge,)
+        if any(size % edge for size in sizes):
+            given = list(sizes) if len(sizes) == 2 else sizes[0]
+            raise ConfigError(f"model.resolution is {given}; it must be a multiple of {edge}")
         if settings.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()  # type: ignore[operator]
         if settings.attention:
@@ -109,41 +95,72 @@ class FlowModel(ABC):
         Raises:
             ConfigError: there is no such pipeline, or it cannot be fetched.
         """
-        dtype = getattr(torch, settings.dtype)
-        given: dict[str, Any] = {}
-        index = Path(settings.path) / "model_index.json"
-        if index.is_file():  # diffusers wants to be told which parts are meant to be absent
-            parts = json.loads(index.read_text())
-            given = {name: None for name, value in parts.items() if value == [None, None]}
-        try:
-            if settings.quantization:
-                given["transformer"] = _load_quantized(cls, settings, dtype)
-            pipeline = cls.pipeline_class.from_pretrained(settings.path, dtype=dtype, use_safetensors=True, **given)
-        except (OSError, ImportError) as error:
-            raise ConfigError(f"cannot load the model {settings.path!r}: {' '.join(str(error).split())}") from error
+        pipeline = load_pipeline(cls.pipeline_class, cls.transformer_class, settings)
         if isinstance(pipeline.vae, AutoencoderKL):  # faster for its two-dimensional convolutions
             pipeline.vae.to(memory_format=torch.channels_last)
         model = cls(pipeline, settings)
+        if settings.lora:
+            model._start_from(settings.lora)
         model.transformer.to(device)
         if not settings.offload:
             for part in (pipeline.vae, *model._encoders()):
                 part.to(device)
         return model
 
+    def _start_from(self, source: str) -> None:
+        """Fuse an adapter into the base."""
+        if self.settings.quantization:
+            raise ConfigError("model.lora is fused into the base, which model.quantization is too coarse for; drop one")
+        self.start = self._fitted(source)
+        fuse(self.start, self.transformer)
+
+    def load_adapter(self, source: str) -> Adapter:
+        """Put an adapter beside the base weights.
+
+        Raises:
+            ConfigError: see `adapters.read_adapter` and `adapters.fit`, or it was trained on another family.
+        """
+        adapter = self._fitted(source)
+        attach(adapter, self.transformer)
+        return adapter
+
+    def _fitted(self, source: str) -> Adapter:
+        file = read_adapter(source)
+        check_about(file, self.family, self.settings.path, self.fingerprint if file.about else None)
+        return fit(file, self.transformer)
+
+    @property
+    def family(self) -> str:
+        name: str = self.pipeline_class.__name__
+        return name
+
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """Of the base's weights, without adapters."""
+        settings = self.settings
+        return content(settings.path) if settings.base else content(settings.path, "transformer")
+
     @property
     def device(self) -> torch.device:
         return next(self.transformer.parameters()).device
 
     @property
-    def latent_size(self) -> int:
+    def latent_size(self) -> tuple[int, int]:
         """Height and width of the latents."""
-        resolution = self.settings.resolution
-        return resolution // self.scale_factor if resolution else int(self.pipeline.default_sample_size)
+        size = self.settings.resolution or int(self.pipeline.default_sample_size) * self.scale_factor
+        height, width = size if isinstance(size, tuple) else (size, size)
+        return height // self.scale_factor, width // self.scale_factor
+
+    @property
+    def image_tokens(self) -> int:
+        """Patches of 2 x 2 in one image's latents."""
+        height, width = self.latent_size
+        return (height // 2) * (width // 2)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of one image's latents."""
-        return (self.latent_channels, self.latent_size, self.latent_size)
+        return (self.latent_channels, *self.latent_size)
 
     @property
     def latent_channels(self) -> int:
@@ -164,13 +181,15 @@ class FlowModel(ABC):
     def encode(self, prompts: list[str]) -> Conditioning:
         """Embed prompts, each distinct one once and alone, so that its embedding depends on nothing else."""
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._encoded]
-        stored = {prompt: self._read(prompt) for prompt in new}
+        store = self._store
+        stored = {prompt: store.read(prompt, self.device) if store else None for prompt in new}
         missing = [prompt for prompt in new if stored[prompt] is None]
         if missing:
             with torch.no_grad(), self._awake(*self._encoders()):
                 for prompt in missing:
-                    stored[prompt] = self.encode_prompt(prompt)
-                    self._write(prompt, stored[prompt])
+                    stored[prompt] = found = self.encode_prompt(prompt)
+                    if store:
+                        store.write(prompt, found)
         self._encoded.update(stored)  # type: ignore[arg-type]
         for prompt in prompts:
             self._encoded.move_to_end(prompt)
@@ -179,29 +198,15 @@ class FlowModel(ABC):
             self._encoded.popitem(last=False)
         return found
 
-    def _cache_file(self, prompt: str) -> Path | None:
-        """Where a prompt's embedding is kept: its name is a fingerprint of model, precision, length and prompt."""
+    @cached_property
+    def _store(self) -> PromptStore | None:
         settings = self.settings
         if settings.prompt_cache is None:
             return None
-        key = json.dumps([settings.path, settings.dtype, settings.max_sequence_length, prompt])
-        return Path(settings.prompt_cache) / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
-
-    def _read(self, prompt: str) -> Conditioning | None:
-        file = self._cache_file(prompt)
-        if file is None or not file.is_file():
-            return None
-        return Conditioning(**load_file(file, device=str(self.device)))
-
-    def _write(self, prompt: str, found: Conditioning | None) -> None:
-        file = self._cache_file(prompt)
-        if file is None or found is None:
-            return
-        file.parent.mkdir(parents=True, exist_ok=True)
-        parts = {"tokens": found.tokens, "pooled": found.pooled, "mask": found.mask}
-        temporary = file.with_suffix(".part")
-        save_file({name: part.contiguous() for name, part in parts.items() if part is not None}, temporary)
-        temporary.replace(file)
+        path = settings.base or settings.path
+        tokenizers = (name.replace("text_encoder", "tokenizer") for name in self.text_encoders)
+        texts = content(path, *self.text_encoders, *tokenizers) or path
+        return PromptStore(Path(settings.prompt_cache), of_value([texts, settings.dtype, settings.max_sequence_length]))
 
     @abstractmethod
     def encode_prompt(self, prompt: str) -> Conditioning:
@@ -283,9 +288,22 @@ class FlowModel(ABC):
         images: Tensor = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
         return images
 
-    def save_lora(self, directory: Path, lora: dict[str, Tensor]) -> None:
-        """Export an adapter that the pipeline's `load_lora_weights(directory)` reads."""
-        self.pipeline_class.save_lora_weights(directory, transformer_lora_layers=lora)
+    def save_lora(
+        self, directory: Path, lora: Mapping[str, Tensor], about: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
+        """Export an adapter that the pipeline's `load_lora_weights(directory)` reads, for the base without any other.
+
+        Args:
+            about: what its file says of itself, beside its family and base.
+
+        Raises:
+            NonFiniteError: a weight is NaN or infinite; nothing is written.
+        """
+        if self.start is not None:  # the two as one
+            lora = join([self.start, of_factors("this run's", lora)])
+        rank = max(len(weight) for name, weight in lora.items() if ".lora_A." in name)
+        base = {"family": self.family, "base_model": self.settings.path, "base_fingerprint": self.fingerprint}
+        write_adapter(directory, lora, {**base, **about, "rank": rank})
 
 
 def dynamic_shift_sigmas(scheduler: Any, num_steps: int, image_tokens: int) -> Tensor:
@@ -299,19 +317,3 @@ def dynamic_shift_sigmas(scheduler: Any, num_steps: int, image_tokens: int) -> T
     scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / num_steps, num_steps), mu=mu)
     sigmas: Tensor = scheduler.sigmas.double()
     return sigmas
-
-
-def _load_quantized(family: type[FlowModel], settings: ModelSettings, dtype: torch.dtype) -> Any:
-    """The transformer in 4 or 8 bits; needs bitsandbytes and CUDA."""
-    from diffusers import AutoModel, BitsAndBytesConfig
-
-    options: dict[str, Any] = {"load_in_8bit": True}
-    if settings.quantization == "4bit":
-        options = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
-    return AutoModel.from_pretrained(
-        settings.path,
-        subfolder="transformer",
-        quantization_config=BitsAndBytesConfig(**options),
-        dtype=dtype,
-        use_safetensors=True,
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from diffusers import FluxPipeline
+from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch import Tensor, nn
 
 from advantageflow.models.base import Conditioning, FlowModel, dynamic_shift_sigmas
@@ -15,6 +15,7 @@ class FluxModel(FlowModel):
     """`model.distilled_guidance` is what the network is told; `guidance_scale` is classifier-free guidance."""
 
     pipeline_class = FluxPipeline
+    transformer_class = FluxTransformer2DModel
     text_encoders = ("text_encoder", "text_encoder_2")
 
     @property
@@ -27,10 +28,10 @@ class FluxModel(FlowModel):
         return Conditioning(tokens, pooled)
 
     def sigmas(self, num_steps: int) -> Tensor:
-        return dynamic_shift_sigmas(self.pipeline.scheduler, num_steps, (self.latent_size // 2) ** 2)
+        return dynamic_shift_sigmas(self.pipeline.scheduler, num_steps, self.image_tokens)
 
     def predict(self, transformer: nn.Module, x_t: Tensor, timestep: Tensor, prompt: Conditioning) -> Tensor:
-        half = self.latent_size // 2
+        height, width = self.latent_size
         guidance = None
         if self.pipeline.transformer.config.guidance_embeds:
             guidance = torch.full((len(x_t),), self.settings.distilled_guidance, device=x_t.device)
@@ -41,7 +42,7 @@ class FluxModel(FlowModel):
             pooled_projections=prompt.pooled,
             encoder_hidden_states=prompt.tokens,
             txt_ids=torch.zeros(prompt.tokens.shape[1], 3, device=x_t.device, dtype=x_t.dtype),
-            img_ids=self.pipeline._prepare_latent_image_ids(1, half, half, x_t.device, x_t.dtype),
+            img_ids=self.pipeline._prepare_latent_image_ids(1, height // 2, width // 2, x_t.device, x_t.dtype),
             return_dict=False,
         )[0]
         return unpack(velocity, self.latent_size)
@@ -54,8 +55,8 @@ def pack(latents: Tensor) -> Tensor:
     return tokens
 
 
-def unpack(tokens: Tensor, size: int) -> Tensor:
-    """The inverse of `pack` for square latents."""
-    patches = tokens.unflatten(1, (size // 2, size // 2)).unflatten(3, (-1, 2, 2))
+def unpack(tokens: Tensor, size: tuple[int, int]) -> Tensor:
+    """The inverse of `pack` for latents of this height and width."""
+    patches = tokens.unflatten(1, (size[0] // 2, size[1] // 2)).unflatten(3, (-1, 2, 2))
     latents: Tensor = patches.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
     return latents

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from diffusers import QwenImagePipeline
+from diffusers import QwenImagePipeline, QwenImageTransformer2DModel
 from torch import Tensor, nn
 
 from advantageflow.models.base import Conditioning, FlowModel, dynamic_shift_sigmas
@@ -14,6 +14,7 @@ MAX_TOKENS = 512
 
 class QwenImageModel(FlowModel):
     pipeline_class = QwenImagePipeline
+    transformer_class = QwenImageTransformer2DModel
     text_encoders = ("text_encoder",)
 
     @property
@@ -29,17 +30,17 @@ class QwenImageModel(FlowModel):
         return Conditioning(tokens, None, mask)
 
     def sigmas(self, num_steps: int) -> Tensor:
-        return dynamic_shift_sigmas(self.pipeline.scheduler, num_steps, (self.latent_size // 2) ** 2)
+        return dynamic_shift_sigmas(self.pipeline.scheduler, num_steps, self.image_tokens)
 
     def predict(self, transformer: nn.Module, x_t: Tensor, timestep: Tensor, prompt: Conditioning) -> Tensor:
-        half = self.latent_size // 2
+        height, width = self.latent_size
         assert prompt.mask is not None
         velocity = transformer(
             hidden_states=pack(x_t),
             timestep=timestep / 1000,
             encoder_hidden_states=prompt.tokens,
             encoder_hidden_states_mask=None if prompt.mask.all() else prompt.mask,
-            img_shapes=[[(1, half, half)]] * len(x_t),
+            img_shapes=[[(1, height // 2, width // 2)]] * len(x_t),
             return_dict=False,
         )[0]
         return unpack(velocity, self.latent_size)
@@ -55,8 +56,12 @@ class QwenImageModel(FlowModel):
         vae = self.pipeline.vae
         mean, std = (torch.tensor(values, device=latents.device).view(-1, 1, 1) for values in self._statistics())
         frames = (latents / (1 / std) + mean).unsqueeze(2).to(vae.dtype)
-        images: Tensor = vae.decode(frames, return_dict=False)[0][:, :, 0]
-        return images
+        raw: list[Tensor] = []
+        hook = vae.decoder.register_forward_hook(lambda module, given, found: raw.append(found))
+        images: Tensor = vae.decode(frames, return_dict=False)[0]  # clamps, which would make 1 of infinity
+        hook.remove()
+        decoded = torch.cat(raw)
+        return torch.where(torch.isfinite(decoded), images, decoded)[:, :, 0]
 
     def _statistics(self) -> tuple[list[float], list[float]]:
         config = self.pipeline.vae.config

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diffusers import StableDiffusion3Pipeline
+from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from torch import Tensor, nn
 
 from advantageflow.flow import sd3_sigmas
@@ -15,6 +15,7 @@ class SD3Model(FlowModel):
     """With T5 or without; a pipeline without T5 would fill its tokens with zeros, and 0 tokens spare that work."""
 
     pipeline_class = StableDiffusion3Pipeline
+    transformer_class = SD3Transformer2DModel
     text_encoders = ("text_encoder", "text_encoder_2", "text_encoder_3")
     guides_in_one_call = True
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from advantageflow.config import ConfigError
-from advantageflow.errors import shown
+from advantageflow.errors import ConfigError, shown
+from advantageflow.hub import cannot_fetch, file_of_hub, notice_offline
 
 
 def reward_device() -> torch.device:
@@ -24,10 +24,15 @@ def from_hub(kind: Any, path: str, **options: Any) -> Any:
     """
     if isinstance(kind, type) and issubclass(kind, torch.nn.Module):
         options["use_safetensors"] = True
+    local = Path(path).exists()
+    if not local:
+        notice_offline()
     try:
         return kind.from_pretrained(path, **options)
     except (OSError, ValueError) as error:
-        raise ConfigError(_cannot_load(path, error)) from error
+        if not local:
+            raise cannot_fetch(path, error) from error
+        raise ConfigError(f"cannot load {shown(path)}: {' '.join(str(error).split())[:300]}") from error
 
 
 def file_from_hub(repository: str, name: str) -> Path:
@@ -36,15 +41,8 @@ def file_from_hub(repository: str, name: str) -> Path:
     Raises:
         ConfigError: there is no such file, or it cannot be fetched.
     """
-    from huggingface_hub import hf_hub_download
-
     local = Path(repository) / name
-    if local.is_file():
-        return local
-    try:
-        return Path(hf_hub_download(repository, name))
-    except (OSError, ValueError) as error:
-        raise ConfigError(_cannot_load(f"{repository}/{name}", error)) from error
+    return local if local.is_file() else file_of_hub(repository, name)
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -55,8 +53,3 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         return load_file(path)
     state = torch.load(path, map_location="cpu", weights_only=True)
     return state.get("state_dict", state)  # type: ignore[no-any-return]
-
-
-def _cannot_load(what: str, error: Exception) -> str:
-    reason = " ".join(str(error).split())
-    return f"cannot load {shown(what)}: {reason[:300]}; fetch it once with a network, or give a folder that holds it"

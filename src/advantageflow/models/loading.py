@@ -1,0 +1,73 @@
+"""A pipeline from a folder or the hub, perhaps with its transformer from a single file or in fewer bits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from advantageflow.config import ModelSettings
+from advantageflow.errors import ConfigError
+from advantageflow.hub import cannot_fetch
+from advantageflow.models.source import INDEX, locate
+
+
+def load_pipeline(pipeline_class: Any, transformer_class: Any, settings: ModelSettings) -> Any:
+    """The pipeline that the settings name; weights come as safetensors only.
+
+    Raises:
+        ConfigError: there is no such pipeline, or it is damaged or cannot be fetched.
+    """
+    dtype, path = getattr(torch, settings.dtype), locate(settings.base or settings.path)
+    given: dict[str, Any] = {}
+    index = Path(path) / INDEX
+    if index.is_file():  # diffusers wants to be told which parts are meant to be absent
+        parts = json.loads(index.read_text("utf-8"))
+        given = {name: None for name, value in parts.items() if value == [None, None]}
+    try:
+        if settings.base:
+            given["transformer"] = _load_file(transformer_class, settings, dtype)
+        elif settings.quantization:
+            given["transformer"] = _load_quantized(path, settings, dtype)
+        return pipeline_class.from_pretrained(path, dtype=dtype, use_safetensors=True, **given)
+    except ConfigError:
+        raise
+    except (OSError, ImportError, ValueError, SafetensorError) as error:
+        if not Path(path).exists() and not isinstance(error, ImportError):
+            raise cannot_fetch(path, error) from error
+        raise ConfigError(f"cannot load the model {settings.path!r}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _load_quantized(path: str, settings: ModelSettings, dtype: torch.dtype) -> Any:
+    """The transformer in 4 or 8 bits; needs bitsandbytes and CUDA."""
+    from diffusers import AutoModel, BitsAndBytesConfig
+
+    options: dict[str, Any] = {"load_in_8bit": True}
+    if settings.quantization == "4bit":
+        options = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
+    return AutoModel.from_pretrained(
+        path,
+        subfolder="transformer",
+        quantization_config=BitsAndBytesConfig(**options),
+        dtype=dtype,
+        use_safetensors=True,
+    )
+
+
+def _load_file(kind: Any, settings: ModelSettings, dtype: torch.dtype) -> Any:
+    """The transformer of a single file, with the configuration of the pipeline `model.base`."""
+    if settings.quantization:
+        raise ConfigError("model.quantization does not work with a single file; give the folder of a pipeline")
+    try:
+        transformer = kind.from_single_file(
+            settings.path, config=locate(str(settings.base)), subfolder="transformer", dtype=dtype
+        )
+    except (KeyError, IndexError, RuntimeError) as error:
+        raise ValueError(f"it holds no {kind.__name__} like that of {settings.base} ({error!r:.150})") from error
+    absent = [name for name, weight in transformer.named_parameters() if weight.is_meta]
+    if absent:
+        raise ValueError(f"it lacks {len(absent)} weights of a {kind.__name__}, such as {absent[0]}")
+    return transformer
