@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from advantageflow.config_errors import explain
 from advantageflow.errors import ConfigError as ConfigError
@@ -16,6 +16,7 @@ from advantageflow.errors import shown
 from advantageflow.reading import WHOLE, assign, parse_changes, read_recipe
 from advantageflow.reading import recipe_names as recipe_names
 
+WORLDS = ("scenes", "words")  # built-in models, with prompts of their own
 MAX_TEXT = 4096
 OWN_KEYS = ("tasks", "all", "task", "prompt", "index", "scores", "iteration", "seconds")
 LARGE = 1e8  # beyond any sensible setting; keeps products and timers finite
@@ -74,12 +75,22 @@ class PolicySettings(Section):
 
 
 class PromptSettings(Section):
-    train: PathText = Field("scenes:train", description="a built-in or generated set, a file, or a dataset of the hub")
-    held_out: PathText | Annotated[float, Field(gt=0, lt=1)] = Field(
-        "scenes:held_out", description="likewise, or the share of the training prompts to hold out"
+    train: PathText | None = Field(
+        None, description="a set, a file, or a dataset of the hub; a built-in model has prompts of its own"
+    )
+    held_out: PathText | Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="likewise, or the share of the training prompts to hold out; null for a tenth, at most 500"
     )
     column: str = Field("prompt", description="that holds the prompt, in files with columns")
     task_column: str = Field("tag", description="that holds the prompt's task, if there is one")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _hold_out_of_the_same_world(cls, given: Any) -> Any:
+        train = given.get("train") if isinstance(given, dict) else None
+        if isinstance(train, str) and train in {f"{world}:train" for world in WORLDS}:
+            return {"held_out": train.replace("train", "held_out"), **given}
+        return given
 
 
 class RolloutSettings(Section):
@@ -299,6 +310,7 @@ def check_config(settings: dict[str, Any]) -> Config:
     for section, values in (known.defaults if known else {}).items():
         if isinstance(settings.setdefault(section, {}), dict):
             settings[section] = values | settings[section]
+    _add_prompts(settings)
     try:
         config = Config.model_validate(settings)
     except ValidationError as error:
@@ -318,6 +330,14 @@ def _check_plain(key: str, given: Any, read: Any) -> None:
         raise ConfigError(f"{key} is {given}; it should not be true or false")
     elif isinstance(read, str) and (len(read) > MAX_TEXT or not read.isprintable()):
         raise ConfigError(f"{key} is {shown(read)}; it should be printable text of at most {MAX_TEXT} characters")
+
+
+def _add_prompts(settings: dict[str, Any]) -> None:
+    """A built-in model is trained on its own world's prompts where no others are named."""
+    model, prompts = settings.get("model", {}), settings.setdefault("prompts", {})
+    path = model.get("path", "scenes") if isinstance(model, dict) else None
+    if path in WORLDS and isinstance(prompts, dict):
+        settings["prompts"] = {"train": f"{path}:train", **prompts}
 
 
 def _check_combination(config: Config) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from advantageflow.config import Config
+from advantageflow.config import Config, PromptSettings
 from advantageflow.models import BUILT_IN as BUILT_IN_MODELS
 from advantageflow.rewards import BUILT_IN
 
@@ -172,11 +172,21 @@ def departures(config: Config) -> list[str]:
     return found
 
 
+def _describe_prompts(settings: PromptSettings) -> list[str]:
+    """What will be trained on and held out; a set of the hub is not fetched for it."""
+    from advantageflow.prompts import describe_sets, load_prompt_sets
+
+    fetched = [name for name in (settings.train, settings.held_out) if str(name).startswith("hub:")]
+    if fetched:
+        return [f"prompts: {' and '.join(map(str, fetched))}, fetched when the run starts"]
+    return describe_sets(*load_prompt_sets(settings))
+
+
 def print_plan(config: Config) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    plan = make_plan(config)
+    plan, prompts = make_plan(config), _describe_prompts(config.prompts)
     table = Table(title=f"Plan of {config.name}", show_header=False)
     table.add_row("model", config.model.path)
     table.add_row("method", config.objective.name)
@@ -196,6 +206,8 @@ def print_plan(config: Config) -> None:
         table.add_row("fetched on first use", f"{name}, {size:.1f} GB")
     console = Console()
     console.print(table)
+    for line in prompts:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     if plan.departures:
         console.print("Departures from the paper:", highlight=False)
         for line in (*plan.departures, UNSTATED):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:  # prompts are drawn without torch
+    import torch
+    from torch import Tensor
 
 
 class Stream(IntEnum):
@@ -27,9 +30,13 @@ def address_seed(stream: Stream, *address: int) -> int:
 
 def generator(stream: Stream, *address: int) -> torch.Generator:
     """A CPU generator for the stream at an address."""
+    import torch
+
     return torch.Generator().manual_seed(address_seed(stream, *address))
 
 
 def noise(shape: tuple[int, ...], stream: Stream, prefix: tuple[int, ...], indices: list[int]) -> Tensor:
     """Standard normal noise of several samples, float32 [len(indices), *shape]; sample i is drawn at (*prefix, i)."""
+    import torch
+
     return torch.stack([torch.randn(shape, generator=generator(stream, *prefix, i)) for i in indices])

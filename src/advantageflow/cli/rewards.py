@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+UNDERSTOOD = 10  # prompts of which `check` says what is wanted
+
 app = typer.Typer(no_args_is_help=True, help="What images can be scored by.")
 
 
@@ -35,20 +37,38 @@ def list_rewards() -> None:
 
 
 @app.command("check")
-def check_rewards(names: Annotated[list[str], typer.Argument(help="Rewards to load.")]) -> None:
+def check_rewards(
+    names: Annotated[list[str], typer.Argument(help="Rewards to load.")],
+    prompts: Annotated[
+        str | None,
+        typer.Option(help="A file or set as in prompts.train: can each prompt be scored, and what is wanted?"),
+    ] = None,
+    column: Annotated[str, typer.Option(help="That holds the prompt, in files with columns.")] = "prompt",
+) -> None:
     """Load rewards, weights and all, and score a grey image with each."""
     import torch
     from rich.console import Console
 
+    from advantageflow.errors import shown
+    from advantageflow.prompts import load_prompts
     from advantageflow.rewards import load_reward
     from advantageflow.rewards.scoring import score
 
-    prompts = {"geneval": "a photo of a cup", "scenes": "a circle"}
+    console, own = Console(), load_prompts(prompts, column) if prompts else None
+    if own:
+        console.print(f"prompts: {own.describe()}", highlight=False, markup=False, soft_wrap=True)
+    defaults = {"geneval": "a photo of a cup", "scenes": "a circle"}
     for name in names:
-        family = name.split("_")[0]
-        prompt, size = prompts.get(family, 'a sign that says "OPEN"'), 64 if family == "scenes" else 512
-        value = score(name, load_reward(name), torch.full((1, 3, size, size), 0.5), [prompt]).item()
-        Console().print(f"{name}: {value:.4f} for a grey image and the prompt {prompt!r}", markup=False)
+        family, reward = name.split("_")[0], load_reward(name)
+        if own:
+            own.check_for(name, reward)
+        texts = own.texts[:UNDERSTOOD] if own else (defaults.get(family, 'a sign that says "OPEN"'),)
+        size = 64 if family == "scenes" else 512
+        value = score(name, reward, torch.full((1, 3, size, size), 0.5), [texts[0]]).item()
+        console.print(f"{name}: {value:.4f} for a grey image and the prompt {shown(texts[0])}", markup=False)
+        if understood := getattr(reward, "understood", None):
+            for text in texts:
+                console.print(f"  {shown(text)}: {understood(text)}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command("score")

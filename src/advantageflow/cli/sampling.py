@@ -87,6 +87,9 @@ def evaluate(
     folder = open_folder(output, settings) if output else None
     chosen = load_prompts(prompts)
     functions = {label: load_reward(name) for label, name in named.items()}
+    for label, name in named.items():
+        chosen.check_for(name, functions[label])
+    Console().print(f"prompts: {chosen.describe()}", highlight=False, markup=False, soft_wrap=True)
 
     columns: dict[str, Any] = {}
     with Progress() as progress:

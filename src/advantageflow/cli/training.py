@@ -86,16 +86,14 @@ def _load_inputs(config: Config) -> dict[str, Any]:
     from advantageflow.rewards import check_reward, load_reward
 
     check_model_path(config.model.path, config.model.base)
-    names = {*config.reward_weights, *config.evaluation.rewards.values()}
+    names = dict.fromkeys([*config.reward_weights, *config.evaluation.rewards.values()])
     for name in names:
         check_reward(name)
     sets = load_prompt_sets(config.prompts)
     loaded = {name: load_reward(name) for name in names}  # last, since it may load weights
-    for prompts in sets:
-        for name, reward in loaded.items():
-            check = getattr(reward, "check_prompt", None)
-            if check:
-                prompts.check(check, f"the reward {name!r}")
+    for prompts, scoring in zip(sets, (config.reward_weights, config.evaluation.rewards.values()), strict=True):
+        for name in scoring:
+            prompts.check_for(name, loaded[name])
     return {
         "train_prompts": sets[0],
         "held_out_prompts": sets[1],
@@ -114,10 +112,13 @@ def _run(
     from advantageflow.interrupts import EXIT_CODE, stopping
     from advantageflow.models import load_model
     from advantageflow.progress import Display
+    from advantageflow.prompts import describe_sets
     from advantageflow.provenance import of_inputs, of_model
     from advantageflow.trainer import Trainer
 
     console.print(f"run folder: {directory.path}", highlight=False)
+    for line in describe_sets(inputs["train_prompts"], inputs["held_out_prompts"]):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     fingerprints = of_inputs(inputs["train_prompts"], inputs["held_out_prompts"], inputs["rewards"])
     if not accept_changes:
         check_inputs(directory.latest_record(), fingerprints)

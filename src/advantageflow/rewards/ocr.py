@@ -12,6 +12,8 @@ import numpy as np
 from torch import Tensor
 
 from advantageflow.pictures import to_pil
+from advantageflow.rewards.quotes import comparable, quoted_texts
+from advantageflow.rewards.quotes import quoted_text as quoted_text
 
 
 class Reader(Protocol):
@@ -33,11 +35,18 @@ class OCR:
         """Raises ValueError if the prompt cannot be scored."""
         quoted_text(prompt)
 
+    def understood(self, prompt: str) -> str:
+        """What is wanted, for `rewards check`."""
+        others = quoted_texts(prompt)[1:]
+        return f"wants {quoted_text(prompt)!r}" + (
+            f", and does not look for {', '.join(map(repr, others))}" * bool(others)
+        )
+
     def __call__(self, images: Tensor, prompts: list[str]) -> list[float]:
         """Scores [batch] of images in [0, 1], [batch, 3, height, width].
 
         Raises:
-            ValueError: a prompt has no text in double quotation marks.
+            ValueError: a prompt quotes no text.
         """
         wanted = [quoted_text(prompt) for prompt in prompts]
         return [
@@ -58,19 +67,9 @@ class DrawnWord(OCR):
         return super().__call__(images[:, :, height // 4 : height - height // 4], prompts)
 
 
-def quoted_text(prompt: str) -> str:
-    """The text between the first pair of double quotation marks."""
-    parts = prompt.split('"')
-    if len(parts) < 3 or not _comparable(parts[1]):
-        raise ValueError(
-            f'the OCR reward needs a text in double quotation marks, as in a sign that says "OPEN": {prompt!r}'
-        )
-    return parts[1]
-
-
 def similarity(wanted: str, found: str) -> float:
-    """1 - min(edit distance, length) / length, without spaces and capitals; 1 if `found` contains `wanted`."""
-    wanted, found = _comparable(wanted), _comparable(found)
+    """1 - min(edit distance, length) / length, of what `comparable` leaves of both; 1 if `found` contains `wanted`."""
+    wanted, found = comparable(wanted), comparable(found)
     if wanted in found:
         return 1.0
     return 1 - min(edit_distance(wanted, found), len(wanted)) / len(wanted)
@@ -85,10 +84,6 @@ def edit_distance(first: str, second: str) -> int:
             current.append(min(previous[column] + 1, current[-1] + 1, previous[column - 1] + (letter != other)))
         previous = current
     return previous[-1]
-
-
-def _comparable(text: str) -> str:
-    return text.replace(" ", "").lower()
 
 
 def rapidocr_reader() -> Reader:
