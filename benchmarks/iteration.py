@@ -21,7 +21,7 @@ from advantageflow.config import load_config
 from advantageflow.models import load_model
 from advantageflow.policy import Role
 from advantageflow.progress import Display
-from advantageflow.prompts import load_prompts
+from advantageflow.prompts import load_prompt_sets
 from advantageflow.rewards import load_reward
 from advantageflow.run_directory import RunDirectory
 from advantageflow.trainer import Trainer
@@ -78,13 +78,14 @@ def main() -> None:
     config = load_config(arguments.recipe, arguments.changes)
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
+    train_prompts, held_out_prompts = load_prompt_sets(config.prompts)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             config,
             RunDirectory.create(Path(folder) / "run", config),
             load_model(**config.model.model_dump(exclude={"device"})),
-            train_prompts=load_prompts(config.prompts.train),
-            held_out_prompts=load_prompts(config.prompts.held_out),
+            train_prompts=train_prompts,
+            held_out_prompts=held_out_prompts,
             rewards={name: load_reward(name) for name in config.reward_weights},
             evaluated={},
             display=Display(Console(quiet=True), 1),

@@ -10,6 +10,7 @@ import time
 import pytest
 
 SMALL = [
+    "prompts.train=scenes:train",
     "rollout.prompts_per_iteration=2",
     "rollout.images_per_prompt=3",
     "rollout.num_inference_steps=3",
@@ -63,6 +64,8 @@ def test_a_run_leaves_its_folder_and_prints_where_to_look(finished):
     assert "strict" in text
     assert "before" in text
     assert "before_after.png" in text
+    assert "training prompts: 1" in text
+    assert "from scenes:held_out, the first: 'a" in text
 
 
 @pytest.mark.parametrize(
@@ -78,6 +81,9 @@ def test_a_run_leaves_its_folder_and_prints_where_to_look(finished):
         (["train", "reward=pickscor"], "unknown reward 'pickscor'"),
         (["train", "model.path=/no/such/folder"], "neither built in (scenes, words), nor a folder"),
         (["train", "reward=ocr", "run.iterations=1"], "scenes:train: the reward 'ocr' cannot use this prompt"),
+        (["train", "model.path=someone/model"], "prompts.train is not set"),
+        (["train", "prompts.train=scenes:held_out", "prompts.held_out=scenes:held_out"], "are among the training"),
+        (["evaluate", "scenes", "--prompts", "words:train"], "the reward 'scenes_strict' cannot use this prompt"),
         (["evaluate", "scenes", "--guidance", "much"], "--guidance is 'much'"),
         (["evaluate", "scenes", "--preset", "papr"], "unknown preset 'papr'; allowed: paper, nft"),
         (["serve", "pickscor"], "unknown reward 'pickscor'"),
@@ -217,6 +223,10 @@ def test_rewards_are_listed_and_score_files(tmp_path):
     assert result.returncode == 0, result.stderr
     assert "jpeg_incompressibility" in result.stdout
     assert run("rewards", "check", "scenes_strict").stdout.startswith("scenes_strict: 0.0000 for a grey image")
+    (tmp_path / "mine.csv").write_text("prompt,n\na [red] circle,1\n")
+    result = run("rewards", "check", "scenes_strict", "--prompts", tmp_path / "mine.csv")
+    assert result.returncode == 2
+    assert "mine.csv line 2: the reward 'scenes_strict' cannot use this prompt" in result.stderr
     result = run("rewards", "check", "pickscore")
     assert result.returncode == 2
     assert "cannot load 'yuvalkirstain/PickScore_v1'" in result.stderr

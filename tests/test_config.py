@@ -97,3 +97,20 @@ def test_another_objective_brings_its_own_needs():
 def test_the_written_configuration_reads_back_the_same():
     config = load_config("scenes", ["objective=flow-grpo", "seed=7"])
     assert check_config(yaml.safe_load(dump_config(config))) == config
+
+
+def test_the_drawn_worlds_prompts_stay_in_the_drawn_world():
+    def prompts(recipe, *changes):
+        found = load_config(recipe, changes).prompts
+        return found.train, found.held_out
+
+    assert prompts("scenes") == ("scenes:train", "scenes:held_out")
+    assert prompts("words") == prompts("scenes", "model.path=words") == ("words:train", "words:held_out")
+    assert prompts("scenes", "model.path=someone/model") == (None, None)
+    assert (
+        prompts("scenes", "prompts.train=mine.txt") == prompts("words", "prompts.train=mine.txt") == ("mine.txt", None)
+    )
+    assert prompts("scenes", "model.path=a/b", "prompts.train=scenes:train") == ("scenes:train", "scenes:held_out")
+    assert prompts("scenes", "prompts.held_out=0.2") == ("scenes:train", 0.2)
+    written = yaml.safe_load(dump_config(load_config("scenes", ["prompts.train=mine.txt"])))
+    assert written["prompts"]["held_out"] is None

@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from advantageflow.config import load_config, recipe_names
-from advantageflow.plan import make_plan
+from advantageflow.config import ConfigError, load_config, recipe_names
+from advantageflow.plan import make_plan, print_plan
 
 
 @pytest.mark.parametrize("recipe", recipe_names())
@@ -54,3 +54,16 @@ def test_a_plan_needs_no_torch(tmp_path):
     assert found.stdout.strip().endswith("[]"), found.stdout + found.stderr
     assert "Departures from the paper" in found.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_tells_the_prompts(tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("\n".join(f"[{i}] cats" for i in range(20)))
+    print_plan(load_config("scenes", [f"prompts.train={tmp_path / 'mine.txt'}"]))
+    told = capsys.readouterr().out
+    assert f"training prompts: 18 from {tmp_path / 'mine.txt'} without its held-out share, the first: '[" in told
+    assert "held-out prompts: 2 from the held-out share of" in told
+    print_plan(load_config("sd35m-pickscore"))
+    assert "prompts: hub:yuvalkirstain/pickapic_v1_no_images:train and" in capsys.readouterr().out
+    (tmp_path / "mine.txt").write_text("prompt\ta\n")
+    with pytest.raises(ConfigError, match=r"mine.txt line 1"):
+        print_plan(load_config("scenes", [f"prompts.train={tmp_path / 'mine.txt'}"]))

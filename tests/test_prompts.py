@@ -4,6 +4,7 @@ import pytest
 
 from advantageflow.config import ConfigError, PromptSettings
 from advantageflow.prompts import PromptSet, load_prompt_sets, load_prompts
+from advantageflow.rewards import load_reward
 from advantageflow.rewards.ocr import quoted_text
 
 
@@ -69,6 +70,33 @@ def test_prompts_that_a_reward_cannot_score_are_named_with_their_line(tmp_path):
     file.write_text('a sign that says "OPEN"\na sign\n')
     with pytest.raises(ConfigError, match=r"line 2: the reward 'ocr' cannot use this prompt: .*double quotation marks"):
         load_prompts(str(file)).check(quoted_text, "the reward 'ocr'")
+
+
+def test_prompts_that_a_reward_cannot_score_are_counted_and_five_are_listed(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("a circle\n" + "\n".join(f"{'x' * 300} {i}" for i in range(12)))
+    with pytest.raises(ConfigError, match=r"prompts.txt line 2: the reward 'scenes_strict' cannot use") as caught:
+        load_prompts(str(file)).check_for("scenes_strict", load_reward("scenes_strict"))
+    assert "it cannot use 12 of 13 prompts" in str(caught.value)
+    assert str(caught.value).count("prompts.txt line") == 5
+    assert len(str(caught.value)) < 1500
+
+
+@pytest.mark.parametrize("name", ["scenes_graded", "scenes_strict", "scenes_clip", "scenes_preference"])
+def test_the_rewards_of_scenes_say_which_prompts_they_cannot_score(name):
+    prompts = load_prompts("words:train")
+    with pytest.raises(ConfigError, match=f"the reward '{name}' cannot use this prompt"):
+        prompts.check_for(name, load_reward(name))
+    load_prompts("scenes:train").check_for(name, load_reward(name))
+
+
+def test_a_check_that_fails_in_its_own_way_is_one_sentence():
+    class Mine:
+        def check_prompt(self, prompt):
+            return {}[prompt]
+
+    with pytest.raises(ConfigError, match=r"prompt 1: the reward 'mine:Mine' cannot use this prompt: KeyError: 'a'"):
+        PromptSet(("a",), ("x",)).check_for("mine:Mine", Mine())
 
 
 def test_generated_prompts_depend_on_their_seed_alone():

@@ -108,8 +108,8 @@ def yaml_rows(text: str) -> Iterator[tuple[int, Any]]:
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_DEPTH:
                 raise RowError(_line(event), NESTED)
-            if getattr(event, "tag", None):
-                raise RowError(_line(event), f"has a tag, {shown(event.tag)}; tags are not read")
+            if tag := getattr(event, "tag", None):
+                raise RowError(_line(event), f"has a tag, {shown(tag)}; tags are not read")
             if isinstance(event, yaml.AliasEvent):
                 raise RowError(_line(event), f"has an alias, *{shown(event.anchor)[1:-1]}; write it out")
         node = yaml.compose(text, Loader=loader)
@@ -124,9 +124,7 @@ def yaml_rows(text: str) -> Iterator[tuple[int, Any]]:
     if node is None:
         return
     if not isinstance(node, yaml.SequenceNode):
-        raise RowError(
-            _line(node), "does not begin a YAML list of texts or of mappings ('- a red circle')"
-        )
+        raise RowError(_line(node), "does not begin a YAML list of texts or of mappings ('- a red circle')")
     for entry in node.value:
         yield _line(entry), _yaml_value(entry)
 
@@ -145,9 +143,7 @@ def _yaml_value(node: yaml.Node) -> Any:
         value = yaml.constructor.SafeConstructor().construct_object(node)
         return plain(value)
     except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
-        raise RowError(
-            _line(node), f"holds {shown(node.value)}, no text or number: {_one_line(error)}"
-        ) from None
+        raise RowError(_line(node), f"holds {shown(node.value)}, no text or number: {_one_line(error)}") from None
 
 
 def _yaml_key(node: yaml.Node) -> str:

@@ -324,7 +324,9 @@ def _record(row: object, origin: str, column: str, task_column: str) -> Record:
     if isinstance(row, str):
         return Record(row, "all", origin, {})
     if not isinstance(row, dict):
-        raise ConfigError(f"{origin} is {shown(row)}; a prompt is a text (in quotation marks), or in the column {column!r}")
+        raise ConfigError(
+            f"{origin} is {shown(row)}; a prompt is a text (in quotation marks), or in the column {column!r}"
+        )
     if not isinstance(row.get(column), str):
         has = shown(", ".join(map(str, row)))[1:-1]
         what = f"{shown(row[column])}, no text," if column in row else "no text"

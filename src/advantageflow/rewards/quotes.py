@@ -115,8 +115,10 @@ def _closes(prompt: str, at: int) -> bool:
 
 def comparable(text: str) -> str:
     """Equal for texts that are the same however they are encoded; without spaces, capitals and what cannot be seen."""
-    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text.translate(SAME)).casefold())
-    return "".join(letter for letter in text if not (letter.isspace() or _is_invisible(letter)))
+    text = unicodedata.normalize("NFC", text).translate(SAME)
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    seen = "".join(letter for letter in text if not (letter.isspace() or _is_invisible(letter)))
+    return unicodedata.normalize("NFKC", seen)  # what was apart may now be one letter
 
 
 def _is_invisible(letter: str) -> bool:
