@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os.path
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
@@ -13,7 +13,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from advantageflow.config_errors import explain
 from advantageflow.errors import ConfigError as ConfigError
 from advantageflow.errors import shown
-from advantageflow.reading import WHOLE, assign, parse_changes, read_recipe
+from advantageflow.reading import assign, parse_changes, read_recipe
+from advantageflow.reading import flatten as flatten
 from advantageflow.reading import recipe_names as recipe_names
 
 WORLDS = ("scenes", "words")  # built-in models, with prompts of their own
@@ -406,14 +407,3 @@ def check_label(label: str) -> None:
 def dump_config(config: Config) -> str:
     """Every value, defaults included, as YAML."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-
-
-def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as "section.key"; rewards with their weights or labels stay one value."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict) and key not in WHOLE:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

@@ -17,7 +17,9 @@ from advantageflow.prompts import PromptSet
 def of_inputs(train: PromptSet, held_out: PromptSet, rewards: Mapping[str, Callable[..., Any]]) -> dict[str, str]:
     """Fingerprints of prompts and of the files of a user's own rewards, by what they are called in messages."""
     sets = {"prompts.train": train, "prompts.held_out": held_out}
-    found = {name: fingerprint.of_value([prompts.texts, prompts.tasks]) for name, prompts in sets.items()}
+    found = {
+        name: fingerprint.of_value([prompts.texts, prompts.tasks, prompts.metadata]) for name, prompts in sets.items()
+    }
     for name, reward in rewards.items():
         file = _source(reward) if ":" in name and "://" not in name else None
         if file is not None:

@@ -221,3 +221,14 @@ def assign(settings: dict[str, Any], key: str, value: Any) -> None:
         if not isinstance(settings, dict):
             raise ConfigError(f"{shown(key)} cannot be set: {shown(section)} is not a section")
     settings[last] = value
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as "section.key"; rewards with their weights or labels stay one value."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict) and key not in WHOLE:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
