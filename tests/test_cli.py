@@ -83,7 +83,7 @@ def test_a_run_leaves_its_folder_and_prints_where_to_look(finished):
         (["train", "reward=ocr", "run.iterations=1"], "scenes:train: the reward 'ocr' cannot use this prompt"),
         (["train", "model.path=someone/model"], "prompts.train is not set"),
         (["train", "prompts.train=scenes:held_out", "prompts.held_out=scenes:held_out"], "are among the training"),
-        (["evaluate", "scenes", "--prompts", "words:train"], "the reward 'scenes_strict' cannot use this prompt"),
+        (["evaluate", "scenes", "--prompts", "words:train"], "the reward 'scenes_exact' cannot use this prompt"),
         (["evaluate", "scenes", "--guidance", "much"], "--guidance is 'much'"),
         (["evaluate", "scenes", "--preset", "papr"], "unknown preset 'papr'; allowed: paper, nft"),
         (["serve", "pickscor"], "unknown reward 'pickscor'"),

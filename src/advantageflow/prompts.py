@@ -138,7 +138,10 @@ class PromptSet:
                 refused.append((text, origin, f"{kind}{error}"))
         if refused:
             _, origin, reason = refused[0]
-            others = ", ".join(f"{shown(text, FIRST_CHARACTERS)} ({where})" for text, where, _ in refused[1:LISTED])
+            others = ", ".join(
+                shown(text, FIRST_CHARACTERS) + f" ({where})" * (where != origin)
+                for text, where, _ in refused[1:LISTED]
+            )
             more = f"; it cannot use {len(refused)} of {len(self.texts)} prompts, such as {others}" if others else ""
             raise ConfigError(f"{origin}: {needs} cannot use this prompt: {' '.join(reason.split())}{more}")
 
