@@ -64,7 +64,7 @@ HOSTILE = {
     "a long name": (b"name: " + b"x" * 5000, "at most 4096 characters"),
     "a long key": (b"? " + b"x" * 900 + b"\n: 1\n", "unknown key 'xxx"),
     "many unknown keys": (b"".join(f"key{i}: 1\n".encode() for i in range(500)), "and 497 more"),
-    "a list for a section": (b"model: [1, 2]", "model is [1, 2], but it is a section; allowed in it: path, dtype"),
+    "a list for a section": (b"model: [1, 2]", "model is [1, 2], but it is a section; allowed in it: path, base"),
     "a number for a section": (b"learn: 3", "learn is 3, but it is a section"),
     "a number for the objective": (b"objective: 3", "objective is 3"),
     "a list for the objective": (b"objective: {name: [nft]}", "objective.name is ['nft']"),

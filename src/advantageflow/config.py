@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from advantageflow.config_errors import explain
+from advantageflow.config_errors import check_plain, explain
 from advantageflow.errors import ConfigError as ConfigError
 from advantageflow.errors import shown
 from advantageflow.reading import assign, parse_changes, read_recipe
@@ -18,7 +18,6 @@ from advantageflow.reading import flatten as flatten
 from advantageflow.reading import recipe_names as recipe_names
 
 WORLDS = ("scenes", "words")  # built-in models, with prompts of their own
-MAX_TEXT = 4096
 OWN_KEYS = ("tasks", "all", "task", "prompt", "index", "scores", "iteration", "seconds")
 LARGE = 1e8  # beyond any sensible setting; keeps products and timers finite
 Positive = Annotated[float, Field(gt=0, le=LARGE)]
@@ -316,21 +315,9 @@ def check_config(settings: dict[str, Any]) -> Config:
         config = Config.model_validate(settings)
     except ValidationError as error:
         raise ConfigError(explain(error.errors(), Config, OBJECTIVES)) from None
-    _check_plain("", settings, config.model_dump())
+    check_plain("", settings, config.model_dump())
     _check_combination(config)
     return config
-
-
-def _check_plain(key: str, given: Any, read: Any) -> None:
-    """True is no number, and no path, name or address has control characters."""
-    if isinstance(given, dict) and isinstance(read, dict):
-        for name, value in given.items():
-            _check_plain(key, name, name)
-            _check_plain(f"{key}.{name}" if key else name, value, read[name])
-    elif isinstance(given, bool) and not isinstance(read, bool):
-        raise ConfigError(f"{key} is {given}; it should not be true or false")
-    elif isinstance(read, str) and (len(read) > MAX_TEXT or not read.isprintable()):
-        raise ConfigError(f"{key} is {shown(read)}; it should be printable text of at most {MAX_TEXT} characters")
 
 
 def _add_prompts(settings: dict[str, Any]) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from advantageflow.errors import shown
+from advantageflow.errors import ConfigError, shown
 
+MAX_TEXT = 4096
 # Where pydantic's words would speak of unions
 ALLOWED = {
     "model.resolution": "allowed: pixels, such as 512, or [height, width], such as [512, 768]",
@@ -83,3 +85,19 @@ def _allowed_keys(
 def nearest(name: str, names: Iterable[str]) -> str:
     close = difflib.get_close_matches(name[:200], list(names), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def check_plain(key: str, given: Any, read: Any) -> None:
+    """True is no number, and no path, name or address has control characters.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    if isinstance(given, dict) and isinstance(read, dict):
+        for name, value in given.items():
+            check_plain(key, name, name)
+            check_plain(f"{key}.{name}" if key else name, value, read[name])
+    elif isinstance(given, bool) and not isinstance(read, bool):
+        raise ConfigError(f"{key} is {given}; it should not be true or false")
+    elif isinstance(read, str) and (len(read) > MAX_TEXT or not read.isprintable()):
+        raise ConfigError(f"{key} is {shown(read)}; it should be printable text of at most {MAX_TEXT} characters")
