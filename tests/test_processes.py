@@ -5,7 +5,9 @@ from threading import Barrier
 
 import pytest
 
+from advantageflow.errors import ConfigError
 from advantageflow.processes import child_environment, in_parallel
+from advantageflow.ranks import check_single_process
 
 
 @pytest.mark.parametrize(
@@ -44,3 +46,15 @@ def test_after_an_error_nothing_more_is_started():
     with pytest.raises(ValueError, match="broken"):
         list(in_parallel([lambda number=number: task(number) for number in range(50)], 1))
     assert len(started) < 10  # the next may have begun
+
+
+@pytest.mark.parametrize(
+    ("variable", "launcher"), [("WORLD_SIZE", "torchrun"), ("SLURM_STEP_NUM_TASKS", "srun"), ("PMI_SIZE", "mpiexec")]
+)
+def test_several_processes_of_one_run_are_refused(monkeypatch, variable, launcher):
+    check_single_process()
+    monkeypatch.setenv(variable, "8")
+    with pytest.raises(ConfigError, match=f"one of 8 processes.*{launcher}.*compare --jobs"):
+        check_single_process()
+    monkeypatch.setenv(variable, "1")
+    check_single_process()

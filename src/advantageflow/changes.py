@@ -16,6 +16,8 @@ FREE = (
     "scoring.attempts",
     "scoring.timeout",
     "learn.learning_rate",
+    "learn.schedule",
+    "learn.warmup_steps",
     "learn.batch_size",
     "learn.weight_decay",
     "learn.max_grad_norm",

@@ -183,6 +183,13 @@ class LearnSettings(Section):
     optimizer_steps: Count = Field(1, description="steps per iteration, each on an equal part of the images")
     batch_size: Count = Field(256, description="noised copies in one call; does not change the result")
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 3e-4
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="of the learning rate after the warm-up; the others fall to 0 at the last iteration"
+    )
+    warmup_steps: Annotated[int, Field(ge=0, le=10**8)] = Field(
+        0, description="optimizer steps over which the learning rate grows from 0"
+    )
+    optimizer: Literal["adamw", "adamw_8bit"] = Field("adamw", description="adamw_8bit needs bitsandbytes")
     weight_decay: NonNegative = 1e-4
     max_grad_norm: Positive = 1.0
 

@@ -30,6 +30,7 @@ from advantageflow.learning import Terms, batches, by_sign, draw_steps, draw_tim
 from advantageflow.metrics import MetricsWriter, learning_metrics, norm_metrics, reward_metrics
 from advantageflow.models.base import FlowModel
 from advantageflow.objectives import OBJECTIVES, FlowGRPO
+from advantageflow.optimizers import build_optimizer, rate, set_rate
 from advantageflow.policy import LORA_TARGETS, Policy, Role, average_decay, rollout_decay
 from advantageflow.progress import Display
 from advantageflow.prompts import PromptSet
@@ -84,12 +85,7 @@ class Trainer:
             targets=LORA_TARGETS[config.policy.lora_targets],
             seed=address_seed(Stream.POLICY, config.seed),
         )
-        self.optimizer = torch.optim.AdamW(
-            self.policy.parameters,
-            lr=config.learn.learning_rate,
-            weight_decay=config.learn.weight_decay,
-            foreach=True,
-        )
+        self.optimizer = build_optimizer(config.learn, self.policy.parameters)
         # half-precision gradients are too small for float16 unless scaled up
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=model.dtype == torch.float16)
         self.iteration = 0
@@ -214,6 +210,9 @@ class Trainer:
         for part in range(learn.optimizer_steps):
             images = order[part :: learn.optimizer_steps]
             self.optimizer.zero_grad()
+            set_rate(
+                self.optimizer, rate(learn, self.optimizer_step, self.config.run.iterations * learn.optimizer_steps)
+            )
             for sign, chosen in by_sign(images, advantages).items():
                 before = self._gradient()
                 cases = [(image, draw) for draw in range(learn.t_draws) for image in chosen]
@@ -239,6 +238,7 @@ class Trainer:
         return {
             **learning_metrics(found, advantages),
             **norm_metrics(norms),
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
             "skipped_steps": learn.optimizer_steps - len(norms["all"]),
         }
 

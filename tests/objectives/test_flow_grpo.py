@@ -38,3 +38,11 @@ def test_advantages_are_clipped():
 def test_the_divergence_is_over_the_squared_diffusion():
     value, _ = loss(FlowGRPO(kl_weight=0.1), 0.0, 0.0, shift=0.2)
     assert value == pytest.approx(0.1 * 0.2**2 / (2 * 0.5**2))
+
+
+def test_a_call_whose_shapes_cannot_be_meant_is_refused():
+    mean, log_prob = torch.zeros(2, 4), torch.zeros(2)
+    with pytest.raises(ValueError, match=r"advantage has the shape \[2, 1\]"):
+        FlowGRPO().loss(log_prob, log_prob, mean, mean, diffusion=torch.tensor(0.5), advantage=torch.zeros(2, 1))
+    with pytest.raises(ValueError, match="diffusion must be positive"):
+        FlowGRPO().loss(log_prob, log_prob, mean, mean, diffusion=torch.zeros(2), advantage=log_prob)

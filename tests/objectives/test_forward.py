@@ -232,3 +232,31 @@ def test_only_the_learner_gets_a_gradient(objective):
 def test_a_wrong_gamma_is_named():
     with pytest.raises(ValueError, match=r"gamma is '1\+A'; use a number or \"1-A\""):
         AdvantageFlow(gamma="1+A")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("objective", [AdvantageFlow(), DiffusionNFT()])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"t": torch.full((BATCH,), 500.0)}, "t goes from 500 to 500; it must lie in"),
+        ({"t": torch.full((BATCH,), -0.1)}, "must lie in"),
+        ({"t": torch.full((BATCH,), torch.nan)}, "must lie in"),
+        ({"t": torch.rand(BATCH, 1)}, r"t has the shape \[7, 1\]"),
+        ({"advantage": torch.zeros(BATCH, 1)}, r"advantage has the shape \[7, 1\]"),
+        ({"advantage": torch.zeros(3)}, r"advantage has the shape \[3\]"),
+        ({"x0": torch.zeros(1, 4, 3, 3)}, r"x0 has the shape \[1, 4, 3, 3\], but velocity has \[7, 4, 3, 3\]"),
+        ({"x_t": torch.zeros(BATCH, 4, 3, 1)}, "x_t has the shape"),
+    ],
+)
+def test_a_call_whose_times_or_shapes_cannot_be_meant_is_refused(case, objective, changes, message):
+    given = {"x0": case.x0, "x_t": case.x_t, "t": case.t, "advantage": case.advantage, **changes}
+    with pytest.raises(ValueError, match=message):
+        objective.loss(case.velocity, case.rollout, case.reference, **given)
+
+
+def test_the_ends_of_the_path_are_times_too(case):
+    for t in (torch.zeros(BATCH), torch.ones(BATCH), torch.tensor(0.5)):
+        loss = AdvantageFlow().loss(
+            case.velocity, case.rollout, case.reference, x0=case.x0, x_t=case.x_t, t=t, advantage=case.advantage
+        )
+        assert torch.isfinite(loss).all()

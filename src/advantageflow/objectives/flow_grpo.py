@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from advantageflow.objectives.forward import full_precision, mean_square
+from advantageflow.objectives.forward import check_shapes, full_precision, mean_square
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,23 @@ class FlowGRPO:
         diffusion: Tensor,
         advantage: Tensor,
     ) -> Tensor:
-        """Loss of each transition, [batch]: the sum of `terms`."""
+        """Loss of each transition, [batch]: the sum of `terms`.
+
+        Raises:
+            ValueError: shapes do not match, or a diffusion coefficient is not positive.
+        """
+        check_shapes(
+            {"mean": mean, "reference_mean": reference_mean},
+            log_prob=log_prob,
+            rollout_log_prob=rollout_log_prob,
+            advantage=advantage,
+        )
+        if diffusion.ndim and diffusion.shape != log_prob.shape:
+            raise ValueError(
+                f"diffusion has the shape {list(diffusion.shape)}; give a number, or one per sample, [{len(log_prob)}]"
+            )
+        if not (diffusion > 0).all():
+            raise ValueError("diffusion must be positive: the log-probability of a step without noise is not finite")
         terms = self.terms(log_prob, rollout_log_prob, mean, reference_mean, diffusion=diffusion, advantage=advantage)
         return torch.stack(list(terms.values())).sum(0)
 
