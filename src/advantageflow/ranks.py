@@ -21,6 +21,6 @@ def check_single_process() -> None:
         size = os.environ.get(variable, "1")
         if size.isdigit() and int(size) > 1:
             raise ConfigError(
-                f"this is one of {size} processes ({variable}, by {launcher}), but a run is one process on one GPU: start "
-                "it without the launcher; several runs at once are what advantageflow compare --jobs does"
+                f"this is one of {size} processes ({variable}, by {launcher}), but a run is one process on one GPU: "
+                "start it without the launcher; several runs at once are what advantageflow compare --jobs does"
             )
