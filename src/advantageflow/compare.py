@@ -36,6 +36,7 @@ from advantageflow.statistics import (
     paired_p_value,
     time_ratio,
 )
+from advantageflow.stored import read_text
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def plan_runs(arms: Sequence[Arm], seeds: int, budget: str, extra: Sequence[str]
     settings = {"budget": budget, "changes": list(extra), "arms": [asdict(arm) for arm in arms]}
     text = json.dumps(settings, indent=2) + "\n"
     file = output / "comparison-settings.json"
-    if file.exists() and file.read_text() != text:
+    if file.exists() and read_text(file) != text:
         raise ConfigError(f"{output} holds another comparison ({file}); choose another --output")
     output.mkdir(parents=True, exist_ok=True)
     write_atomic(file, text)

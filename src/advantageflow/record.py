@@ -10,7 +10,7 @@ from typing import Any
 
 from advantageflow.checkpoint import write_atomic
 from advantageflow.run_directory import RunDirectory
-from advantageflow.stored import DamagedError, read_object, read_yaml
+from advantageflow.stored import DamagedError, read_object
 
 KEPT_PREFIXES = ("reward/", "loss", "distance/", "seconds/", "grad_norm", "diversity")
 KEYS: dict[str, type | tuple[type, ...]] = {
@@ -100,7 +100,7 @@ def read_run(folder: Path, label: str, seed: int, diverged: bool = False) -> Rec
         DamagedError: a file of the run is missing or damaged; the message names it.
     """
     directory = RunDirectory(folder)
-    config, rows = read_yaml(folder / "config.yaml"), directory.metrics()
+    config, rows = directory.config().model_dump(mode="json"), directory.metrics()
     evaluations = [(row["iteration"] + 1, row["evaluation"]) for row in rows if "evaluation" in row]
     summary: dict[str, Any] = {}
     if not diverged:

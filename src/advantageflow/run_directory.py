@@ -248,7 +248,7 @@ class RunDirectory:
         """Of a run that came to its end; None before.
 
         Raises:
-            DamagedError: summary.json is damaged.
+            DamagedError: summary.json is damaged, or rows of metrics.jsonl are missing.
         """
         file = self.path / "summary.json"
         if not file.exists():
@@ -256,6 +256,12 @@ class RunDirectory:
         summary = read_object(file, {"before": dict, "after": dict})
         check_scores(summary["before"], f"{file}, before,")
         check_scores(summary["after"], f"{file}, after,")
+        rows, counted = len(self._lines()), summary.get("iterations")
+        if counted is not None and counted != rows:
+            raise DamagedError(
+                f"{self.metrics_file} has {rows} rows, of {counted} iterations that {file} counts; put them back, "
+                f"or remove {file.name} and go on from a checkpoint with --resume"
+            )
         return summary
 
     def environment(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from advantageflow.models.base import FlowModel
 from advantageflow.prompts import PromptSet
 from advantageflow.report.grids import labelled_grid
 from advantageflow.rewards import Reward
-from advantageflow.stored import read_rows
+from advantageflow.stored import DamagedError, read_rows, read_text
 
 BLOCK = 64  # images between two writes
 GRID_IMAGES = 24
@@ -66,6 +66,10 @@ def score_images(
     rows: list[Row] = []
     if file is not None and file.exists():
         rows = read_rows(file, {"index": int, "prompt": str, "task": str, "scores": dict})[:num_images]
+        if [row["index"] for row in rows] != list(range(len(rows))):
+            raise DamagedError(
+                f"{file} is damaged: its images are not numbered from 0 on; remove it to score them again"
+            )
         if advance:
             advance(len(rows))
     while len(rows) < num_images:
@@ -146,7 +150,7 @@ def open_folder(folder: Path, settings: Mapping[str, Any]) -> Path:
     """
     file = folder / "settings.json"
     text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
-    if file.exists() and file.read_text() != text:
+    if file.exists() and read_text(file) != text:
         raise ConfigError(f"{folder} holds an evaluation with other settings ({file}); choose another --output")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(file, text)

@@ -180,6 +180,10 @@ def read_pictures(samples: Path, most: int) -> dict[int, list[Picture]]:
 
 def _pictures(file: Path) -> list[Picture]:
     entries = read_list(file, {"prompt": str, "task": str, "scores": dict})
+    for entry in entries:
+        for name, score in entry["scores"].items():
+            if not isinstance(score, int | float) or isinstance(score, bool):
+                raise DamagedError(f"{file} is damaged: the score {name!r} is of the type {type(score).__name__}")
     picture = file.with_suffix(".webp")
     try:
         with Image.open(picture) as strip:
