@@ -20,6 +20,7 @@ from advantageflow.interrupts import EXIT_CODE, stopping
 from advantageflow.keeping import saved
 from advantageflow.run_directory import RunDirectory
 
+SCENES = {"train": "scenes:train", "held_out": "scenes:held_out"}
 LORA = "pytorch_lora_weights.safetensors"
 
 
@@ -40,7 +41,7 @@ def model(tiny_pipeline_folder):
 def finished(tmp_path_factory, model, tiny_pipeline_folder):
     """Six iterations, evaluated at 2 and 4, with the best score at 2."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    config = make_config(model=model, run={"iterations": 6}, evaluation={"every": 2, "num_images": 2})
+    config = make_config(model=model, prompts=SCENES, run={"iterations": 6}, evaluation={"every": 2, "num_images": 2})
     trainer = make_trainer(config, folder, tiny_pipeline_folder)
     evaluate, scores = trainer._evaluate, iter([0.1, 0.9, 0.5, 0.3])
 
@@ -177,7 +178,8 @@ def test_the_first_signal_stops_after_the_iteration_and_the_second_at_once(name)
 
 
 def test_a_stopped_run_has_an_exit_code_of_its_own(tmp_path, model, monkeypatch):
-    config = make_config(model=model, run={"iterations": 50, "checkpoint_every": 100}, evaluation={"num_images": 2})
+    run = {"iterations": 50, "checkpoint_every": 100}
+    config = make_config(model=model, prompts=SCENES, run=run, evaluation={"num_images": 2})
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(dump_config(config))
     from advantageflow.trainer import Trainer
@@ -222,17 +224,10 @@ def test_a_folder_without_a_checkpoint_may_be_used_again(tmp_path):
         RunDirectory.create(tmp_path / "run", config)
 
 
-def test_a_step_that_no_learning_takes_stops_before_it_is_saved(tmp_path, tiny_pipeline_folder):
+def test_a_step_that_no_learning_takes_stops_before_it_is_saved(tmp_path, tiny_pipeline_folder, monkeypatch):
     config = make_config(run={"iterations": 5}, evaluation={"num_images": 2})
     trainer = make_trainer(config, tmp_path / "run", tiny_pipeline_folder)
-    one = trainer.iterate
-
-    def wild():
-        if trainer.iteration == 2:
-            trainer.optimizer.param_groups[0]["lr"] = 1e20
-        return one()
-
-    trainer.iterate = wild
+    monkeypatch.setattr("advantageflow.trainer.rate", lambda *_: 1e20 if trainer.iteration == 2 else 1e-3)
     with pytest.raises(NonFiniteError, match=r"moved by \S+e\+19 in one step of iteration 2") as caught:
         trainer.run()
     assert caught.value.exit_code == 3
