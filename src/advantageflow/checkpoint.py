@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from advantageflow import fingerprint
-from advantageflow.errors import NonFiniteError
+from advantageflow.errors import NonFiniteError, writing
 from advantageflow.soundness import check_finite
 from advantageflow.stored import DamagedError, read_object
 
@@ -33,20 +33,21 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     """A directory to fill under a temporary name, renamed to `path` when the block ends without an error."""
     temporary, retired = (path.with_name(f".{path.name}.{state}") for state in ("partial", "retired"))
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        for part in temporary.rglob("*"):
-            _flush(part)
-        _flush(temporary)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)  # a full disk is not made fuller
-        raise
-    shutil.rmtree(retired, ignore_errors=True)
-    if path.exists():
-        path.rename(retired)
-    temporary.rename(path)
-    _flush(path.parent)
+    with writing(path):
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            for part in temporary.rglob("*"):
+                _flush(part)
+            _flush(temporary)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)  # a full disk is not made fuller
+            raise
+        shutil.rmtree(retired, ignore_errors=True)
+        if path.exists():
+            path.rename(retired)
+        temporary.rename(path)
+        _flush(path.parent)
     shutil.rmtree(retired, ignore_errors=True)
 
 
@@ -65,10 +66,11 @@ def tidy(folder: Path) -> None:
 def write_atomic(path: Path, text: str) -> None:
     """Replace a file's text in one step."""
     temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text, encoding="utf-8")
-    _flush(temporary)
-    temporary.replace(path)
-    _flush(path.parent)
+    with writing(path):
+        temporary.write_text(text, encoding="utf-8")
+        _flush(temporary)
+        temporary.replace(path)
+        _flush(path.parent)
 
 
 def _flush(path: Path) -> None:

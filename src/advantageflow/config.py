@@ -45,7 +45,11 @@ class ModelSettings(Section):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="of the network; LoRA weights stay float32"
     )
-    device: str = Field("auto", description='"auto" (CUDA if present), "cpu", "cuda"')
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$",
+        description='"auto" (CUDA if present), "cpu", "cuda", "cuda:1", "mps"',
+    )
     resolution: Pixels | tuple[Pixels, Pixels] | None = Field(
         None, description="pixels: one number, or [height, width]; null for the model's own"
     )

@@ -14,6 +14,7 @@ from advantageflow.errors import ConfigError, shown
 MAX_TEXT = 4096
 # Where pydantic's words would speak of unions
 ALLOWED = {
+    "model.device": "allowed: auto, cpu, mps, cuda, cuda:NUMBER",
     "model.resolution": "allowed: pixels, such as 512, or [height, width], such as [512, 768]",
     "objective.gamma": "allowed: a number, or '1-A'",
     "policy.rollout_decay": "allowed: a schedule (0, 1 or 2) or a constant between 0 and 1",

@@ -1,6 +1,12 @@
-"""The two ways in which a run is stopped on purpose, each with an exit code of its own; values as they are echoed."""
+"""The two ways in which a run is stopped on purpose, values as they are echoed, and which file an error is of."""
 
 from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class ConfigError(ValueError):
@@ -22,3 +28,23 @@ def shown(value: object, most: int = 200) -> str:
     except (ValueError, RecursionError):  # Python writes no number of more than 4300 digits
         text = f"a {type(value).__name__} that is too large to be shown"
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """An error of the disk in this block names `path`: where a write fails and not an opening, the system names none.
+
+    Raises:
+        OSError: also where safetensors found it, which has an error of its own kind.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+    except Exception as error:
+        number = re.search(r"(?:os error|code:) (\d+)", str(error))
+        if type(error).__name__ != "SafetensorError" or not number:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error

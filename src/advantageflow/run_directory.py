@@ -29,9 +29,11 @@ from torch import Tensor
 from advantageflow.checkpoint import Tensors, atomic_directory, load_state, save_state, write_atomic
 from advantageflow.config import Config, ConfigError, RunSettings, check_config, dump_config
 from advantageflow.environment import environment
+from advantageflow.errors import writing
 from advantageflow.folder_lock import HOLDER, LOCK
 from advantageflow.keeping import best, kept, place, record_of, remove, saved, scores
 from advantageflow.pictures import to_pil
+from advantageflow.places import check_folder
 from advantageflow.stored import DamagedError, read_object, read_rows, read_text, read_yaml
 
 if TYPE_CHECKING:
@@ -80,8 +82,7 @@ class RunDirectory:
         Raises:
             ConfigError: see `create`.
         """
-        if path.exists() and not path.is_dir():
-            raise ConfigError(f"{path} is not a folder; choose another --output")
+        check_folder(path)
         if (path / "config.yaml").exists():
             if saved(path / "checkpoints") or (path / "summary.json").exists() or _size(path / "metrics.jsonl"):
                 raise ConfigError(
@@ -134,7 +135,7 @@ class RunDirectory:
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Write a row down; it is on the disk when this returns."""
-        with self.metrics_file.open("a", encoding="utf-8") as file:
+        with writing(self.metrics_file), self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
-from typing import Annotated
+import warnings
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from advantageflow.cli.exporting import export
+from advantageflow.cli.failures import Interruption, explain
 from advantageflow.cli.pretraining import app as pretrain_app
 from advantageflow.cli.rewards import app as rewards_app
 from advantageflow.cli.rewards import serve
@@ -16,19 +20,37 @@ from advantageflow.cli.sampling import evaluate, sample
 from advantageflow.cli.studies import compare, report, reproduce
 from advantageflow.cli.training import train
 
+NOISY = r"(torch|diffusers|transformers|peft|huggingface_hub|accelerate|datasets|tokenizers|matplotlib)\b"
+
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line on stderr and exit code 2."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its warnings are about parts that are not used here
+    """Run the command line; what the user or his machine can mend is one line on stderr, without a traceback."""
+    _quiet()
     try:
-        app()
-    except Exception as error:
-        from advantageflow.errors import ConfigError, NonFiniteError
-
-        if not isinstance(error, ConfigError | NonFiniteError):
+        code = app(prog_name="advantageflow", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has gone, as in `| head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except BaseException as error:
+        explained = explain(error)
+        if explained is None:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        message, code = explained
+        print(message, file=sys.stderr)
+    sys.exit(code)
+
+
+def _quiet() -> None:
+    """Libraries speak of their own affairs; what matters in ours is an error or a line of ours."""
+    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+        os.environ.setdefault(name, "error")
+    if not sys.warnoptions:
+        for kind in (DeprecationWarning, FutureWarning, UserWarning):
+            warnings.filterwarnings("ignore", category=kind, module=NOISY)
+    for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a character is no reason to stop
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _show_version(wanted: bool) -> None:
@@ -47,7 +69,16 @@ def _options(
     pass
 
 
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise Interruption from error  # the parser makes of the other an exit code, and says nothing
+
+
 app = typer.Typer(
+    cls=_Commands,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

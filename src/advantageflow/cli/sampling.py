@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,7 +15,7 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 LoraOption = Annotated[Path | None, typer.Option(help="An adapter that train exported.")]
 StepsOption = Annotated[int, typer.Option(min=2, help="Sampling steps.")]
 ResolutionOption = Annotated[int | None, typer.Option(min=16, help="Pixels; by default the model's own.")]
-DtypeOption = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+DtypeOption = Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the network.")]
 
 # What published tables were made with: name -> prompts, rewards, guidance scales, steps, images
 PRESETS: dict[str, tuple[str, list[str], str, int, int]] = {
@@ -56,10 +56,15 @@ def evaluate(
 
     from advantageflow.checkpoint import write_atomic
     from advantageflow.config import ConfigError
+    from advantageflow.places import check_file, check_folder
     from advantageflow.prompts import load_prompts
     from advantageflow.rewards import check_reward, load_reward
     from advantageflow.scoreboard import as_json, markdown, open_folder, score_images
 
+    if output:
+        check_folder(output)
+    if json_file:
+        check_file(json_file)
     if preset:
         if preset not in PRESETS:
             raise ConfigError(f"unknown preset {preset!r}; allowed: {', '.join(PRESETS)}")
@@ -140,9 +145,12 @@ def sample(
     from rich.progress import Progress
 
     from advantageflow.evaluation import evaluate as evaluate_model
+    from advantageflow.pictures import save_picture
+    from advantageflow.places import check_file
     from advantageflow.prompts import PromptSet
     from advantageflow.report.grids import labelled_grid, stack
 
+    check_file(output)
     names = _names(model, lora)
     repeated = tuple(prompt for prompt in prompts for _ in range(images))
     chosen = PromptSet(repeated, tuple(str(i) for i in range(len(repeated))))
@@ -162,7 +170,7 @@ def sample(
                 advance=partial(progress.advance, task),
             )
             grids.append(labelled_grid(found, name if len(names) > 1 else "", columns=images))
-    stack(grids).save(output)
+    save_picture(stack(grids), output)
     Console().print(f"wrote {output}", highlight=False, soft_wrap=True)
 
 
@@ -181,13 +189,11 @@ def _names(models: list[str] | None, lora: Path | None) -> list[str]:
 
 
 def _load_model(name: str, resolution: int | None, dtype: str) -> FlowModel:
-    import torch
-
+    from advantageflow.devices import choose_device
     from advantageflow.models import load_model
 
     path, _, adapter = name.partition("+")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(path, device, resolution=resolution, dtype=dtype)
+    model = load_model(path, choose_device(), resolution=resolution, dtype=dtype)
     if adapter:
         model.pipeline.load_lora_weights(adapter)
     return model

@@ -35,8 +35,10 @@ def compare(
 
     from advantageflow import compare as comparison
     from advantageflow.config import ConfigError
+    from advantageflow.places import check_folder
     from advantageflow.report.comparison import table
 
+    check_folder(output)
     arms = comparison.parse_arms(vary or ["objective=advantageflow-1.1,advantageflow-1-A,nft,flow-grpo"], recipe)
     labels = [arm.label for arm in arms]
     baseline = baseline or ("nft" if "nft" in labels else labels[0])
@@ -110,6 +112,8 @@ def report(
     """Show runs in one HTML file: scores, curves, pictures through training, settings."""
     from rich.console import Console
 
+    from advantageflow.places import check_file
     from advantageflow.report.run_page import write_report
 
+    check_file(output)
     Console().print(f"wrote {write_report(runs, output)}", highlight=False, soft_wrap=True)

@@ -51,9 +51,9 @@ def train(
     if resume is not None:
         _resume(Console(), resume, changes or [], accept_changes)
         return
-    inputs = _load_inputs(config)
     folder = output or Path("runs") / f"{Path(recipe or 'scenes').stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     RunDirectory.check_new(folder)
+    inputs = _load_inputs(config)
     with locked(folder):
         _run(Console(), config, RunDirectory.create(folder, config), inputs)
 
@@ -82,8 +82,9 @@ def _resume(console: Console, folder: Path, overrides: list[str], accept_changes
 
 
 def _load_inputs(config: Config) -> dict[str, Any]:
-    """Prompts and rewards, checked before a model is loaded."""
-    from advantageflow.models import check_model_path
+    """Prompts, device, model and rewards, checked in this order before weights are loaded."""
+    from advantageflow.devices import choose_device
+    from advantageflow.models import check_family, check_model_path
     from advantageflow.prompts import load_prompt_sets
     from advantageflow.rewards import check_reward, load_reward
 
@@ -92,6 +93,8 @@ def _load_inputs(config: Config) -> dict[str, Any]:
     for name in names:
         check_reward(name)
     sets = load_prompt_sets(config.prompts)
+    choose_device(config.model.device)
+    check_family(config.model)
     loaded = {name: load_reward(name) for name in names}  # last, since it may load weights
     for prompts, scoring in zip(sets, (config.reward_weights, config.evaluation.rewards.values()), strict=True):
         for name in scoring:
@@ -110,6 +113,7 @@ def _run(
     import torch
 
     from advantageflow.changes import check_inputs
+    from advantageflow.devices import choose_device
     from advantageflow.environment import environment
     from advantageflow.interrupts import EXIT_CODE, stopping
     from advantageflow.models import load_model
@@ -126,10 +130,7 @@ def _run(
         check_inputs(directory.latest_record(), fingerprints)
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
-    device = config.model.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(device=device, **config.model.model_dump(exclude={"device"}))
+    model = load_model(device=choose_device(config.model.device), **config.model.model_dump(exclude={"device"}))
     provenance = {
         "environment": environment(),
         "inputs": {**fingerprints, **of_model(model.pipeline.components)},

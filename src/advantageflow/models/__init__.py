@@ -41,9 +41,18 @@ def load_model(path: str, device: str = "cpu", **settings: Any) -> FlowModel:
 
         quiet_diffusers()  # it loads in a moment
         quiet_transformers()
-    family = family_of(locate(chosen.base or chosen.path))
-    if family not in FAMILIES:
-        raise ConfigError(f"{path} is a {family}; known families: {', '.join(FAMILIES)}")
-    module, _, name = FAMILIES[family].partition(":")
+    module, _, name = FAMILIES[check_family(chosen)].partition(":")
     adapter: type[FlowModel] = getattr(importlib.import_module(module), name)
     return adapter.load(chosen, device)
+
+
+def check_family(settings: ModelSettings) -> str:
+    """The family of a model that can be had; of a hub's model the index is fetched, and no weights.
+
+    Raises:
+        ConfigError: it cannot be had, or its family is not known.
+    """
+    family = family_of(locate(settings.base or settings.path))
+    if family not in FAMILIES:
+        raise ConfigError(f"{settings.path} is a {family}; known families: {', '.join(FAMILIES)}")
+    return family
