@@ -57,6 +57,7 @@ def test_help_imports_nothing_heavy():
 
 def test_a_run_leaves_its_folder_and_prints_where_to_look(finished):
     folder, text = finished
+    assert "held-out prompts: " in (folder / "prompts.txt").read_text()
     for name in ("config.yaml", "metrics.jsonl", "curve.png", "summary.json", "samples/before_after.png"):
         assert (folder / name).is_file()
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2

@@ -292,7 +292,7 @@ def test_own_prompts_hold_out_a_share_of_their_own(tmp_path):
 
 def test_the_same_prompts_for_both_are_refused_and_common_ones_are_said(tmp_path):
     (tmp_path / "a.txt").write_text("a cat\ntwo dogs\na cup")
-    (tmp_path / "same.csv").write_bytes(b"\xef\xbb\xbfprompt\r\na cup\r\na cat\r\ntwo dogs\r\n")
+    (tmp_path / "same.csv").write_bytes(b"\xef\xbb\xbfprompt\r\nA cup\r\na  cat\r\ntwo dogs\r\n")
     (tmp_path / "b.txt").write_text("a cat\na bus\n")
     for held_out in ("a.txt", "./a.txt", "same.csv"):
         with pytest.raises(ConfigError, match=r"all 3 held-out prompts .* are among the training prompts"):

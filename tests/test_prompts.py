@@ -107,8 +107,9 @@ def test_generated_prompts_depend_on_their_seed_alone():
         assert found.texts == load_prompts(f"{source}:0").texts != load_prompts(f"{source}:1").texts
     load_prompts("ocr:60").check(quoted_text, "ocr")
     assert len(load_prompts("geneval:60").by_task) == 6
-    with pytest.raises(ConfigError, match="cannot read 'geneval:many'"):
-        load_prompts("geneval:many")
+    for source in ("geneval:many", "ocr:0", "ocr:²", "ocr:9999999", "geneval:5:1:2"):
+        with pytest.raises(ConfigError, match=f"cannot read '{source}'; write how many prompts"):
+            load_prompts(source)
 
 
 def test_a_share_of_the_prompts_can_be_held_out(tmp_path):

@@ -146,6 +146,11 @@ class PromptSet:
             raise ConfigError(f"{origin}: {needs} cannot use this prompt: {' '.join(reason.split())}{more}")
 
 
+def _key(text: str) -> str:
+    """Equal for prompts that differ in capitals, spaces or encoding alone."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
 def describe_sets(train: PromptSet, held_out: PromptSet) -> list[str]:
     """A line on each, for the terminal."""
     return [f"training prompts: {train.describe()}", f"held-out prompts: {held_out.describe()}"]
@@ -242,7 +247,8 @@ def load_prompt_sets(settings: PromptSettings, seed: int = 0) -> tuple[PromptSet
 
 def _apart(train: PromptSet, held_out: PromptSet) -> PromptSet:
     """The held-out prompts, and a note of how many of them are trained on."""
-    common = len(set(train.texts) & set(held_out.texts))
+    trained = {_key(text) for text in train.texts}
+    common = sum(_key(text) in trained for text in held_out.texts)
     if common == len(held_out.texts):
         raise ConfigError(
             f"all {common} held-out prompts ({shown(held_out.source)}) are among the training prompts "
@@ -256,7 +262,7 @@ def _scenes(source: str, split: str) -> Iterator[Record]:
     from advantageflow.scenes.prompts import split_prompts
 
     if split not in ("train", "held_out"):
-        raise ConfigError(f"unknown prompt set {source!r}; built in are scenes:train and scenes:held_out")
+        raise ConfigError(f"unknown prompt set {shown(source)}; built in are scenes:train and scenes:held_out")
     for prompts in split_prompts(split).values():
         for prompt in prompts:
             yield Record(prompt.text, prompt.task, source, {})
@@ -266,7 +272,7 @@ def _words(source: str, split: str) -> Iterator[Record]:
     from advantageflow.words.world import split_prompts
 
     if split not in ("train", "held_out"):
-        raise ConfigError(f"unknown prompt set {source!r}; built in are words:train and words:held_out")
+        raise ConfigError(f"unknown prompt set {shown(source)}; built in are words:train and words:held_out")
     for prompt in split_prompts(split):
         yield Record(prompt.text, prompt.task, source, {})
 
@@ -290,10 +296,12 @@ GENERATED = {"scenes": _scenes, "words": _words, "geneval": _geneval, "ocr": _oc
 
 
 def _count_and_seed(source: str, rest: str) -> tuple[int, int]:
-    count, _, seed = rest.partition(":")
-    if not count.isdigit() or int(count) < 1 or not (seed or "0").isdigit():
-        raise ConfigError(f"cannot read {source!r}; write how many prompts, and perhaps a seed, as in geneval:5000:1")
-    return int(count), int(seed or 0)
+    match = re.fullmatch(r"(0*[1-9][0-9]{0,5})(?::([0-9]{1,18})?)?", rest)
+    if not match:
+        raise ConfigError(
+            f"cannot read {shown(source)}; write how many prompts, at most 999999, and perhaps a seed: geneval:5000:1"
+        )
+    return int(match[1]), int(match[2] or 0)
 
 
 def _from_hub(source: str, rest: str, column: str, task_column: str) -> Iterator[Record]:
@@ -315,7 +323,7 @@ def _from_hub(source: str, rest: str, column: str, task_column: str) -> Iterator
 
 
 def _from_file(source: str, column: str, task_column: str) -> Iterator[Record]:
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if not os.path.isfile(path):
         what = "is no file" if os.path.exists(path) else "does not exist"
         raise ConfigError(f"prompt file {shown(source)} {what}; give a file ({SUFFIXES}), or one of {SETS}")

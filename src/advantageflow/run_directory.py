@@ -2,6 +2,7 @@
 
 config.yaml      every value, defaults included
 environment.json versions, commit and machine
+prompts.txt      how many prompts came from where, and the first two
 changes.jsonl    what `--resume` changed, and in which iteration
 metrics.jsonl    one line per iteration
 curve.png        reward and score against time
@@ -289,6 +290,9 @@ class RunDirectory:
     def unfinish(self) -> None:
         """A run that goes on has no summary."""
         (self.path / "summary.json").unlink(missing_ok=True)
+
+    def write_prompts(self, lines: list[str]) -> None:
+        write_atomic(self.path / "prompts.txt", "".join(line + "\n" for line in lines))
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         write_atomic(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")

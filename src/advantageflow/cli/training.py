@@ -123,11 +123,13 @@ def _run(
     from advantageflow.trainer import Trainer
 
     console.print(f"run folder: {directory.path}", highlight=False)
-    for line in describe_sets(inputs["train_prompts"], inputs["held_out_prompts"]):
+    told = describe_sets(inputs["train_prompts"], inputs["held_out_prompts"])
+    for line in told:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     fingerprints = of_inputs(inputs["train_prompts"], inputs["held_out_prompts"], inputs["rewards"])
     if not accept_changes:
         check_inputs(directory.latest_record(), fingerprints)
+    directory.write_prompts(told)
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
     model = load_model(device=choose_device(config.model.device), **config.model.model_dump(exclude={"device"}))
