@@ -84,6 +84,8 @@ def test_a_text_keeps_what_belongs_to_it(tmp_path):
         ("p.txt", "a cat\na dog\t3", 2, "a tab"),
         ("p.txt", "a cat\n# two dogs", 2, "a heading or comment"),
         ("p.txt", "| a cat | 1 |", 1, "an entry of a list or table"),
+        ("p.txt", "prompt: a cat\nprompt: b", 1, "a key and its value"),
+        ("p.txt", "ï»¿a cat", 1, "taken for letters"),
         ("p.txt", "<html>a cat</html>", 1, "HTML"),
         ("p.txt", "version https://git-lfs.github.com/spec/v1\n", 1, "git lfs pull"),
         ("p.txt", "a cat\n\u200b\n", 2, "the prompt is empty"),

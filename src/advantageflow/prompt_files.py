@@ -45,6 +45,8 @@ NOT_TEXT = {
     r"""\{\s*["'][^"']*["']\s*:.*""": "JSON; name the file .jsonl",
     r"""\[\s*((["']).*\2\s*[,\]]*|\{\s*["'].*)""": "JSON; name the file .json",
     r"[^\t]*\t.*": "text with a tab; name a table .tsv",
+    r"(?i)(prompts?|caption)\s*[:=]\s.*": "a key and its value; keep the value, or name the file .yaml",
+    r"ï»¿.*": "text after a byte-order mark that was taken for letters; save the file as UTF-8",
     r"(?i)<(\?xml|!doctype|html)\b.*": "XML or HTML",
 }
 NUMBERED = re.compile(r"\d+[.)]\s")
