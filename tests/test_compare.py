@@ -23,6 +23,8 @@ from advantageflow.compare import (
     table,
 )
 from advantageflow.config import ConfigError, load_config
+from advantageflow.report.colors import color_of
+from advantageflow.report.comparison_page import comparison_sentences
 
 
 def test_arms_are_all_combinations():
@@ -128,7 +130,6 @@ def test_a_method_twice_as_fast_is_reported_so(known, tmp_path):
     report(known, "slow", tmp_path)
     assert json.loads((tmp_path / "comparison.json").read_text())["arms"]["bad"]["seeds"] == [0, 1]
     for name in ("seconds", "images", "steps", "stability"):
-        assert (tmp_path / f"{name}.svg").is_file()
         assert (tmp_path / f"{name}.png").is_file()
     assert "<title>" in (tmp_path / "report.html").read_text()[:2000]
 
@@ -205,3 +206,28 @@ def test_a_comparison_killed_again_and_again_gives_the_same_answer(tmp_path, tin
     assert result.returncode == 0, result.stderr
     whole, parts = (json.loads((tmp_path / name / "comparison.json").read_text()) for name in ("whole", "parts"))
     assert timeless(parts) == timeless(whole)
+
+
+@pytest.mark.parametrize(("scores", "fell"), [([0.5, 0.49], False), ([0.5, 0.4], True), ([3.0, 2.0], False)])
+def test_a_fall_within_its_interval_is_no_collapse(scores, fell, tmp_path):
+    """480 images: the interval of a difference about .5 is .063; of other scores one seed tells nothing."""
+    assert collapsed(write_run(tmp_path, "one", 0, scores).record(), "strict") is fell
+
+
+def test_another_score_collapses_beyond_its_spread_over_seeds(tmp_path):
+    runs = [write_run(tmp_path, "far", seed, [3.0, 2.0 + seed / 10]) for seed in range(3)]
+    runs += [write_run(tmp_path, "base", seed, [3.0, 3.5 + seed / 10]) for seed in range(3)]
+    assert analyse([run.record() for run in runs], "base")["arms"]["far"]["collapsed"] == [True] * 3
+
+
+def test_nobody_better_than_the_base_is_said_first_and_has_no_ratio(tmp_path):
+    runs = [write_run(tmp_path, name, seed, [0.5, 0.45 + seed / 100, end + seed / 100])
+            for name, end in (("a", 0.4), ("b", 0.42)) for seed in range(2)]  # fmt: skip
+    sentences = comparison_sentences(analyse([run.record() for run in runs], "a"))
+    assert sentences[0] == "No method is better than the base model, whose held-out strict is 0.500."
+    assert not [sentence for sentence in sentences if "of the time" in sentence]
+
+
+def test_a_method_keeps_its_colour():
+    assert color_of("DiffusionNFT") == color_of("nft")
+    assert len({color_of(label) for label in ("nft", "flow-grpo", "advantageflow", "advantageflow-1-A", "mine")}) == 5

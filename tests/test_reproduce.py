@@ -225,7 +225,7 @@ def test_reports_are_made_of_records_alone(tmp_path):
             )
     assert report(study, ["fig2", "fig5"]) == ["fig2"]
     assert "| AdvantageFlow(1.1) | 3 |" in (study.results / "fig2.md").read_text()
-    assert (study.results / "fig2.svg").is_file()
+    assert (study.results / "fig2.png").is_file()
     assert "AdvantageFlow(1.1) needs 0.5" in (study.results / "claims.md").read_text()
     content = json.loads((study.results / "fig2.json").read_text())
     assert content["made"] == {

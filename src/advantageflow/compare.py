@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 import subprocess
 import sys
@@ -37,6 +38,9 @@ from advantageflow.statistics import (
     time_ratio,
 )
 from advantageflow.stored import read_text
+
+
+DEFAULT_IMAGES = Config().evaluation.num_images  # of records that do not say
 
 
 @dataclass(frozen=True)
@@ -188,10 +192,29 @@ def finish_all(runs: Sequence[Run], *, jobs: int, threads: int) -> None:
         pass
 
 
-def collapsed(record: Record, score: str) -> bool:
-    """The rule: it diverged, its last held-out score is below the base model's, or a prompt's images became alike."""
+def collapsed(record: Record, score: str, spread: float = math.inf) -> bool:
+    """The rule: it diverged, a prompt's images became alike, or its last held-out score fell by more than chance.
+
+    Of a score in [0, 1] chance is the 95 % interval of a difference of two means over the held-out images, at most, since
+    records hold no scores of single images. Of other scores it is `spread`.
+
+    Args:
+        spread: half of the 95 % interval of an arm's last scores over seeds; infinity where there is one seed.
+    """
     diversity = [value for value in record.metrics["diversity"] if value is not None]
-    return record.diverged or record.after[score] < record.before[score] or lost_variety(diversity)
+    if record.diverged or lost_variety(diversity):
+        return True
+    before, after = record.before[score], record.after[score]
+    images = record.config.get("evaluation", {}).get("num_images", DEFAULT_IMAGES)
+    if 0 <= min(before, after) and max(before, after) <= 1:
+        spread = 1.96 * math.sqrt((before * (1 - before) + after * (1 - after)) / images)
+    return bool(before - after > spread)
+
+
+def _spread(records: Sequence[Record], score: str) -> float:
+    """See `collapsed`."""
+    last = [record.after[score] for record in records]
+    return math.inf if len(last) < 2 else 1.96 * float(np.std(last, ddof=1))
 
 
 def analyse(records: Sequence[Record], baseline: str, score: str | None = None) -> dict[str, Any]:
@@ -230,7 +253,7 @@ def analyse(records: Sequence[Record], baseline: str, score: str | None = None) 
             },
             "curves": {axis: [record.curve(score, axis) for record in found] for axis in AXES},
             "time_ratio": {axis: _interval(_ratio(paired[arm], score, axis)) for axis in AXES},
-            "collapsed": [collapsed(record, score) for record in everything],
+            "collapsed": [collapsed(record, score, _spread(found, score)) for record in everything],
             "diverged": sum(record.diverged for record in everything),
             "stability": _stability(found),
             "drift": {
@@ -281,12 +304,12 @@ def _pairs(records: Sequence[Record], others: Sequence[Record]) -> list[tuple[Re
     return found
 
 
-def _tests(paired: Mapping[str, Sequence[tuple[Record, Record]]], score: str) -> dict[str, dict[str, float]]:
+def _tests(paired: Mapping[str, Sequence[tuple[Record, Record]]], score: str) -> dict[str, dict[str, float | None]]:
     """P-values of paired t-tests against the baseline, by arm, of the score and of every task.
 
     Holm-corrected for the number of arms; those of the tasks, a second family, for arms times tasks.
     """
-    raw: dict[tuple[str, str], float] = {}
+    raw: dict[tuple[str, str], float | None] = {}
     for arm, pairs in paired.items():
         if len(pairs) < 2:
             continue
@@ -295,7 +318,7 @@ def _tests(paired: Mapping[str, Sequence[tuple[Record, Record]]], score: str) ->
             raw[arm, name] = paired_p_value([one[name] for one in ours], [one[name] for one in theirs])
     of_score = {key: value for key, value in raw.items() if key[1] == score}
     of_tasks = {key: value for key, value in raw.items() if key[1] != score}
-    result: dict[str, dict[str, float]] = {}
+    result: dict[str, dict[str, float | None]] = {}
     for (arm, name), value in {**holm(of_score), **holm(of_tasks)}.items():
         result.setdefault(arm, {})[name] = value
     return result

@@ -58,13 +58,11 @@ def bootstrap_band(curves: np.ndarray, seed: int = 0, resamples: int = 2000) -> 
     return low, high
 
 
-def paired_p_value(first: Sequence[float], second: Sequence[float]) -> float:
-    """Two-sided paired t-test across seeds; 1 where all differences are zero."""
+def paired_p_value(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Two-sided paired t-test across seeds; None where all differences are equal: without a spread nothing is tested."""
     differences = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
-    if np.all(differences == 0):
-        return 1.0
-    if np.allclose(differences, differences[0], rtol=1e-9, atol=0):  # the same difference for every seed
-        return 0.0
+    if np.allclose(differences, differences[0], rtol=1e-9, atol=1e-15):
+        return None
     return float(stats.ttest_1samp(differences, 0.0).pvalue)
 
 
@@ -76,15 +74,18 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> Interv
     return Interval(mean, mean - half, mean + half)
 
 
-def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
-    """P-values corrected for their number (Holm, 1979): each is at most what Bonferroni gives."""
-    corrected: dict[Name, float] = {}
+def holm(p_values: Mapping[Name, float | None]) -> dict[Name, float | None]:
+    """P-values corrected for their number (Holm, 1979): each is at most what Bonferroni gives.
+
+    None, where nothing was tested, stays None and does not count.
+    """
+    corrected: dict[Name, float | None] = dict.fromkeys(p_values)
     largest = 0.0
-    ordered = sorted(p_values, key=lambda name: p_values[name])
-    for rank, name in enumerate(ordered):
-        largest = max(largest, min(1.0, (len(ordered) - rank) * p_values[name]))
+    ordered = sorted((value, rank, name) for rank, (name, value) in enumerate(p_values.items()) if value is not None)
+    for rank, (value, _, name) in enumerate(ordered):
+        largest = max(largest, min(1.0, (len(ordered) - rank) * value))
         corrected[name] = largest
-    return {name: corrected[name] for name in p_values}
+    return corrected
 
 
 def interpolate_curves(curves: Sequence[tuple[Sequence[float], Sequence[float]]], grid: np.ndarray) -> np.ndarray:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from advantageflow.record import SIGNS, Record
+from advantageflow.report.colors import color_of
 from advantageflow.report.page import interval, p_text
 from advantageflow.statistics import bootstrap_band, interpolate_curves
 
@@ -63,30 +63,30 @@ def markdown(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
 
 def _p_value(result: Mapping[str, Any], arm: str, score: str) -> str:
     value = result["p_values"].get(arm, {}).get(score)
-    return "" if value is None else p_text(value)
+    return "—" if value is None and arm != result["baseline"] else "" if value is None else p_text(value)
 
 
 def draw_figure(results: Mapping[str, Mapping[str, Any]], axis: str, file: Path) -> None:
-    """Mean curves with 95 % bands over seeds, one panel per title; `file` without its ending, as PNG and SVG."""
+    """Mean curves with 95 % bands over seeds, one panel per title; `file` without its ending, as PNG."""
     columns = len(results) if len(results) < 4 else 2
     rows = -(-len(results) // columns)
-    figure = Figure(figsize=(1.5 + 5 * columns, 4.4 * rows), layout="constrained")
+    figure = Figure(figsize=(3.6 * columns + 0.6, 3.9 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for panel, (title, result) in zip(panels, results.items(), strict=True):
-        for color, (arm, found) in enumerate(result["arms"].items()):
+        for arm, found in result["arms"].items():
             curves = found["curves"][axis]
             grid = np.linspace(0, min(places[-1] for places, _ in curves), 100)
             _band(
                 panel,
                 grid,
                 interpolate_curves(curves, grid),
-                color,
+                color_of(arm)[0],
                 f"{arm} ({len(curves)} seed{'' if len(curves) == 1 else 's'})",
             )
         panel.set_title(title)
         panel.set_xlabel(AXES[axis])
         panel.set_ylabel(f"held-out {result['score']}")
-        panel.legend(fontsize=8)
+        panel.legend(fontsize="small")
     _save(figure, file)
 
 
@@ -97,7 +97,9 @@ def draw_rates(result: Mapping[str, Any], rates: Mapping[str, Sequence[float]], 
     for method, tried in rates.items():
         points = [(rate, result["arms"].get(f"{method}, {rate:g}")) for rate in tried]
         known = [(rate, found["after"]["value"]) for rate, found in points if found is not None]
-        panel.plot([rate for rate, _ in known], [score for _, score in known], "o-", label=method)
+        panel.plot(
+            [rate for rate, _ in known], [score for _, score in known], "o-", color=color_of(method)[0], label=method
+        )
     before = next(iter(result["arms"].values()))["before"]
     panel.axhline(before, color="grey", linestyle=":", label="base model")
     panel.set_xscale("log")
@@ -125,16 +127,16 @@ def draw_stability(records: Sequence[Record], file: Path) -> None:
     titles = {"reward/mean": "training reward", "diversity": "diversity of a prompt's images", "": ""}
     for name, title in rows.items():
         titles |= {name: title, **{f"{name}/{sign}_advantage": f"{title}, {shown}" for sign, shown in SIGNS.items()}}
-    figure = Figure(figsize=(13, 3.2 * (1 + len(rows))), layout="constrained")
+    figure = Figure(figsize=(9.6, 2.5 * (1 + len(rows))), layout="constrained")
     panels = figure.subplots(1 + len(rows), 3).flatten()
     for panel, (name, title) in zip(panels, titles.items(), strict=True):
-        for color, arm in enumerate(arms):
+        for arm in arms:
             curves = [record.metrics.get(name, []) for record in records if record.label == arm]
             length = min(map(len, curves))
             if length:
                 values = np.array([curve[:length] for curve in curves], dtype=float)  # None becomes NaN
-                _band(panel, np.arange(1, length + 1), values, color, arm)
-        panel.set_title(title)
+                _band(panel, np.arange(1, length + 1), values, color_of(arm)[0], arm)
+        panel.set_title(title.replace(", A", ",\nA"), fontsize="medium")
         panel.set_xlabel("iteration")
         if name.startswith(("distance/", "grad_norm")):
             panel.set_yscale("log")
@@ -143,15 +145,13 @@ def draw_stability(records: Sequence[Record], file: Path) -> None:
     _save(figure, file)
 
 
-def _band(panel: Axes, places: np.ndarray, values: np.ndarray, color: int, label: str) -> None:
+def _band(panel: Axes, places: np.ndarray, values: np.ndarray, color: str, label: str) -> None:
     """The mean of `values` [seeds, places] with its 95 % interval."""
-    panel.plot(places, values.mean(0), color=f"C{color}", label=label)
+    panel.plot(places, values.mean(0), color=color, label=label)
     if len(values) > 1:
-        panel.fill_between(places, *bootstrap_band(values), color=f"C{color}", alpha=0.2, linewidth=0)
+        panel.fill_between(places, *bootstrap_band(values), color=color, alpha=0.2, linewidth=0)
     panel.grid(alpha=0.3)
 
 
 def _save(figure: Figure, file: Path) -> None:
-    figure.savefig(file.with_name(file.name + ".png"), dpi=110)
-    with rc_context({"svg.hashsalt": file.name}):  # the same figure is the same file
-        figure.savefig(file.with_name(file.name + ".svg"), metadata={"Date": None})
+    figure.savefig(file.with_name(file.name + ".png"), dpi=150)

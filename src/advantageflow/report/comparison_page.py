@@ -54,7 +54,10 @@ def comparison_sentences(result: Mapping[str, Any]) -> list[str]:
     )
     best = max(arms, key=lambda arm: float(arms[arm]["after"]["value"]))
     after = arms[best]["after"]
-    sentences = [
+    base = max(float(arm["before"]) for arm in arms.values())
+    nobody = float(after["low"]) <= base
+    sentences = [f"No method is better than the base model, whose held-out {label} is {base:.3f}."] if nobody else []
+    sentences += [
         f"{len(arms)} methods were trained with {seeds} each.",
         f"{best} ended highest, with a held-out {label} of {interval(after)} (mean and 95 % interval).",
     ]
@@ -63,7 +66,7 @@ def comparison_sentences(result: Mapping[str, Any]) -> list[str]:
         tested = "untested, for want of seeds" if p_value is None else f"p\u00a0=\u00a0{p_text(p_value)}"
         sentences.append(f"The baseline {baseline} ended at {interval(arms[baseline]['after'])} ({tested}).")
         ratio = arms[best]["time_ratio"]["seconds"]
-        if ratio["value"] is not None:
+        if ratio["value"] is not None and not nobody:
             sentences.append(f"{best} reached {baseline}'s best in {interval(ratio, 2)} of the time {baseline} took.")
     else:
         sentences.append("It is the baseline: no other method ended above it.")

@@ -1,0 +1,27 @@
+"""One colour per method, the same in every figure and page, whatever else is drawn there."""
+
+from __future__ import annotations
+
+import colorsys
+import hashlib
+
+BLUE, ORANGE = ("#0b66c3", "#6cb2ff"), ("#c9480b", "#ff9a66")
+GREEN, PURPLE = ("#137f4b", "#5fd39a"), ("#8f3bb0", "#d59bf0")
+METHODS = {
+    **dict.fromkeys(("AdvantageFlow(1-A)", "advantageflow-1-A"), BLUE),
+    **dict.fromkeys(("AdvantageFlow(1.1)", "advantageflow-1.1", "advantageflow", "scenes"), ORANGE),
+    **dict.fromkeys(("DiffusionNFT", "nft", "scenes-nft"), GREEN),
+    **dict.fromkeys(("Flow-GRPO", "flow-grpo", "scenes-flow-grpo"), PURPLE),
+}
+
+
+def color_of(label: str) -> tuple[str, str]:
+    """Of a method, on light and on dark paper; of labels that are not known, by their letters alone."""
+    if label in METHODS:
+        return METHODS[label]
+    hue = int.from_bytes(hashlib.sha256(label.encode()).digest()[:4], "big") / 2**32
+    return _hex(hue, 0.40, 0.75), _hex(hue, 0.72, 0.75)
+
+
+def _hex(hue: float, lightness: float, saturation: float) -> str:
+    return "#" + "".join(f"{round(255 * part):02x}" for part in colorsys.hls_to_rgb(hue, lightness, saturation))
