@@ -39,7 +39,6 @@ from advantageflow.statistics import (
 )
 from advantageflow.stored import read_text
 
-
 DEFAULT_IMAGES = Config().evaluation.num_images  # of records that do not say
 
 
@@ -195,7 +194,7 @@ def finish_all(runs: Sequence[Run], *, jobs: int, threads: int) -> None:
 def collapsed(record: Record, score: str, spread: float = math.inf) -> bool:
     """The rule: it diverged, a prompt's images became alike, or its last held-out score fell by more than chance.
 
-    Of a score in [0, 1] chance is the 95 % interval of a difference of two means over the held-out images, at most, since
+    Of a score in [0, 1] chance is at most the 95 % interval of a difference of two means over the held-out images:
     records hold no scores of single images. Of other scores it is `spread`.
 
     Args:
@@ -206,7 +205,7 @@ def collapsed(record: Record, score: str, spread: float = math.inf) -> bool:
         return True
     before, after = record.before[score], record.after[score]
     images = record.config.get("evaluation", {}).get("num_images", DEFAULT_IMAGES)
-    if 0 <= min(before, after) and max(before, after) <= 1:
+    if min(before, after) >= 0 and max(before, after) <= 1:
         spread = 1.96 * math.sqrt((before * (1 - before) + after * (1 - after)) / images)
     return bool(before - after > spread)
 

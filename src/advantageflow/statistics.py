@@ -59,7 +59,7 @@ def bootstrap_band(curves: np.ndarray, seed: int = 0, resamples: int = 2000) -> 
 
 
 def paired_p_value(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Two-sided paired t-test across seeds; None where all differences are equal: without a spread nothing is tested."""
+    """Two-sided paired t-test across seeds; None where all differences are equal: no spread, no test."""
     differences = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
     if np.allclose(differences, differences[0], rtol=1e-9, atol=1e-15):
         return None
