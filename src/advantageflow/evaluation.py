@@ -45,6 +45,8 @@ def evaluate(
     first: int = 0,
     num_inference_steps: int = 10,
     guidance_scale: float = 1.0,
+    negative_prompt: str = "",
+    seed: int = EVALUATION_SEED,
     batch_size: int = 64,
     attempts: int = 1,
     timeout: float | None = None,
@@ -54,8 +56,10 @@ def evaluate(
 
     Args:
         rewards: label -> function.
+        negative_prompt: what guidance leads away from.
+        seed: of the order of prompts and the noise.
     """
-    chosen = prompts.draw(first, num_images, EVALUATION_SEED)
+    chosen = prompts.draw(first, num_images, seed)
     texts = [prompts.texts[i] for i in chosen]
     scorer = Scorer(rewards, attempts=attempts, timeout=timeout)
     images: list[Tensor] = []
@@ -64,10 +68,11 @@ def evaluate(
         transformer,
         texts,
         stream=Stream.EVALUATION,
-        address=(EVALUATION_SEED,),
+        address=(seed,),
         num_inference_steps=num_inference_steps,
         solver="euler",
         guidance_scale=guidance_scale,
+        negative_prompt=negative_prompt,
         batch_size=batch_size,
         first=first,
     ):

@@ -37,6 +37,7 @@ def sample_batches(
     solver: str,
     noise_level: float = 0.0,
     guidance_scale: float = 1.0,
+    negative_prompt: str = "",
     batch_size: int = 64,
     first: int = 0,
 ) -> Iterator[Samples]:
@@ -45,7 +46,7 @@ def sample_batches(
     Sample i starts from noise that is addressed by (stream, *address, first + i); the batch size does not change it.
     """
     sigmas = model.sigmas(num_inference_steps)
-    empty = model.encode([""]) if guidance_scale != 1.0 else None
+    empty = model.encode([negative_prompt]) if guidance_scale != 1.0 else None
     for start in range(0, len(prompts), batch_size):
         indices = list(range(start, min(start + batch_size, len(prompts))))
         conditioning = model.encode([prompts[i] for i in indices])

@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import math
 import statistics
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,13 @@ from torch import nn
 from advantageflow.checkpoint import write_atomic
 from advantageflow.config import ConfigError
 from advantageflow.evaluation import evaluate
+from advantageflow.fingerprint import of_file, of_value
+from advantageflow.hub import commit_of_hub
 from advantageflow.models.base import FlowModel
 from advantageflow.prompts import PromptSet
 from advantageflow.report.grids import labelled_grid
-from advantageflow.rewards import Reward
-from advantageflow.stored import DamagedError, read_rows, read_text
+from advantageflow.rewards import BUILT_IN, Reward
+from advantageflow.stored import DamagedError, read_object, read_rows, read_text
 
 BLOCK = 64  # images between two writes
 GRID_IMAGES = 24
@@ -140,6 +144,54 @@ def as_json(columns: Mapping[str, list[Row]]) -> dict[str, Any]:
         }
         for name, rows in columns.items()
     }
+
+
+def reward_contents(named: Mapping[str, str], functions: Mapping[str, Reward]) -> dict[str, list[str | None]]:
+    """Label -> what decides a reward's scores: its name, and its source file or what its server says of its version."""
+    found: dict[str, list[str | None]] = {}
+    for label, name in named.items():
+        reward: Any = functions[label]
+        version = None
+        if name in BUILT_IN:
+            commits = [commit_of_hub(repository, "config.json") for repository in BUILT_IN[name].weights]
+            version = of_value(commits) if commits else None
+        elif name.startswith(("http://", "https://")):
+            version = reward.version()
+        else:
+            module = name.rpartition(":")[0]
+            source = module if module.endswith(".py") else sys.modules[module].__file__
+            version = of_file(Path(source).expanduser()) if source else None
+        found[label] = [name, version]
+    return found
+
+
+def keep_for(file: Path, decided: Mapping[str, Any], prompts: PromptSet, say: Callable[[str], None]) -> None:
+    """Keep the stored rows of `file` only if all that decides them is what it was; else they are set aside, and said.
+
+    Args:
+        decided: parts -> JSON-able content; prompts and our own code are added.
+    """
+    parts = {**decided, "prompts": [prompts.texts, prompts.tasks, prompts.metadata], "code": own_code()}
+    now = {name: of_value(value) for name, value in parts.items()}
+    key = file.with_suffix(".key.json")
+    if file.exists():
+        then = read_object(key) if key.exists() else {}
+        changed = sorted(name for name in now if then.get(name) != now[name])
+        if not changed:
+            say(f"{file.name}: what it holds is reused")
+            return
+        aside = file.with_suffix(".old.jsonl")
+        file.replace(aside)
+        reason = f"{', '.join(changed)} changed since" if then else "it does not say what it was made from"
+        say(f"{file.name}: {reason}; it is kept as {aside.name}, and made again")
+    write_atomic(key, json.dumps(now, indent=2) + "\n")
+
+
+@cache
+def own_code() -> str:
+    """A fingerprint of this package's source."""
+    here = Path(__file__).parent
+    return of_value({file.relative_to(here).as_posix(): of_file(file) for file in sorted(here.rglob("*.py"))})
 
 
 def open_folder(folder: Path, settings: Mapping[str, Any]) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 import warnings
 from typing import Annotated, Any
@@ -26,6 +27,8 @@ NOISY = r"(torch|diffusers|transformers|peft|huggingface_hub|accelerate|datasets
 def main() -> None:
     """Run the command line; what the user or his machine can mend is one line on stderr, without a traceback."""
     _quiet()
+    home = os.path.expanduser("~")  # a shell puts it at the start of a word alone
+    sys.argv[1:] = [re.sub(r"(^|=|\+)~(?=/|$)", lambda found: found[1] + home, word) for word in sys.argv[1:]]
     try:
         code = app(prog_name="advantageflow", standalone_mode=False)
         sys.stdout.flush()

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from advantageflow.adapters import (
@@ -74,6 +75,11 @@ class FlowModel(ABC):
         if any(size % edge for size in sizes):
             given = list(sizes) if len(sizes) == 2 else sizes[0]
             raise ConfigError(f"model.resolution is {given}; it must be a multiple of {edge}")
+        most = self.pipeline.transformer.config.get("pos_embed_max_size")  # patches a side
+        if most and max(sizes) > most * edge:
+            raise ConfigError(
+                f"model.resolution is {settings.resolution}; {settings.path} knows positions for at most {most * edge}"
+            )
         if settings.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()  # type: ignore[operator]
         if settings.attention:
@@ -123,6 +129,18 @@ class FlowModel(ABC):
         adapter = self._fitted(source)
         attach(adapter, self.transformer)
         return adapter
+
+    def load_transformer(self, folder: Path) -> None:
+        """Put other weights of the same transformer in the place of its own.
+
+        Raises:
+            ConfigError: they cannot be read, or are of another one.
+        """
+        try:
+            found = self.transformer_class.from_pretrained(folder, dtype=self.dtype, use_safetensors=True)
+            self.transformer.load_state_dict(found.state_dict())
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise ConfigError(f"cannot load the weights in {folder}: {' '.join(str(error).split())[:300]}") from error
 
     def _fitted(self, source: str) -> Adapter:
         file = read_adapter(source)

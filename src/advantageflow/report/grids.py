@@ -59,15 +59,16 @@ def _cell(image: Tensor, prompt: str, scores: dict[str, float], size: int = TYPE
     """A picture above its prompt and its scores."""
     picture = to_pil(image.unsqueeze(0))[0]
     smooth = Image.Resampling.NEAREST if picture.width < CELL else Image.Resampling.LANCZOS
-    picture = picture.resize((CELL, CELL), smooth)
+    height = max(1, round(CELL * picture.height / picture.width))
+    picture = picture.resize((CELL, height), smooth)
     judgement = {0.0: BAD, 1.0: GOOD}.get(next(iter(scores.values()), 0.5), INK)
     numbers = "  ".join(f"{label} {value:.2f}" for label, value in scores.items())
     told = [(*caption(text, size, CELL, LINES), ink) for text, ink in ((prompt, INK), (numbers, judgement))]
     line = round(1.3 * size)
-    cell = Image.new("RGB", (CELL, CELL + GAP + line * sum(len(lines) for lines, _, _ in told)), PAPER)
+    cell = Image.new("RGB", (CELL, height + GAP + line * sum(len(lines) for lines, _, _ in told)), PAPER)
     cell.paste(picture, (0, 0))
     draw = ImageDraw.Draw(cell)
-    top = CELL + 3
+    top = height + 3
     for lines, font, ink in told:
         for text in lines:
             draw.text((0, top), text, fill=ink, font=font)

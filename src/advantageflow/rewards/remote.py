@@ -41,6 +41,14 @@ class RemoteReward:
         self.client = client or httpx.Client(timeout=timeout)
         self.client.headers.update(headers)
 
+    def version(self) -> str:
+        """What the server says of its version; empty where it says nothing."""
+        try:
+            response = self.client.get(f"{self.url}/version")
+        except httpx.TransportError:
+            return ""
+        return response.text[:1000] if response.is_success else ""
+
     def __call__(self, images: Tensor, prompts: list[str]) -> list[float]:
         """Scores [batch] of images in [0, 1], [batch, 3, height, width].
 

@@ -1,0 +1,132 @@
+"""Models that are drawn side by side: named one by one, with an adapter or without, or the two of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from advantageflow.config import Config, ModelSettings, check_config
+from advantageflow.errors import ConfigError, shown
+
+if TYPE_CHECKING:
+    from advantageflow.models.base import FlowModel
+    from advantageflow.prompts import PromptSet
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model to draw with.
+
+    adapter: what is put beside its weights; transformer: a folder whose weights stand in for its own.
+    """
+
+    name: str
+    settings: ModelSettings
+    adapter: str = ""
+    transformer: Path | None = None
+
+    def load(self) -> FlowModel:
+        """The model, on the GPU if there is one."""
+        from advantageflow.devices import choose_device
+        from advantageflow.models import load_model
+
+        device = choose_device(self.settings.device)
+        model = load_model(device=device, **self.settings.model_dump(exclude={"device"}))
+        if self.transformer:
+            model.load_transformer(self.transformer)
+        if self.adapter:
+            model.load_adapter(self.adapter)
+        return model
+
+    def contents(self) -> dict[str, Any]:
+        """What decides its pictures, by fingerprints; read from the files, so it is the same wherever they lie."""
+        from advantageflow import fingerprint
+        from advantageflow.adapters import read_adapter
+        from advantageflow.models.source import content
+
+        def adapter(source: str | None) -> str | None:
+            if not source:
+                return None
+            file = read_adapter(source)
+            return fingerprint.of_value([fingerprint.of_tensors(file.tensors), dict(file.settings)])
+
+        settings = self.settings
+        speed = {"path", "base", "lora", "device", "offload", "vae_slicing", "gradient_checkpointing", "prompt_cache"}
+        return {
+            "model": [content(settings.path) or settings.path, settings.base and content(settings.base)],
+            "adapter": [adapter(settings.lora), adapter(self.adapter)],
+            "transformer": self.transformer and fingerprint.of_folder(self.transformer),
+            "settings": settings.model_dump(mode="json", exclude=speed),
+        }
+
+
+def named(models: Sequence[str], lora: str | None, settings: dict[str, Any]) -> list[Candidate]:
+    """Models, each checked, with the adapter that `lora` gives to all of them.
+
+    Args:
+        models: MODEL or MODEL+ADAPTER.
+        settings: of `config.ModelSettings`, for all.
+
+    Raises:
+        ConfigError: a model, adapter or setting cannot be.
+    """
+    from advantageflow.adapters import read_adapter
+    from advantageflow.models import check_model_path
+
+    found = []
+    for model in models:
+        path, _, adapter = (model, "", "") if Path(model).expanduser().exists() else model.partition("+")
+        adapter = adapter or lora or ""
+        checked = check_config({"model": {**settings, "path": path}}).model
+        check_model_path(checked.path, checked.base)
+        if adapter:
+            read_adapter(adapter)
+        found.append(Candidate(f"{path}+{adapter}" if adapter else path, checked, adapter))
+    return found
+
+
+def of_run(run: Path, config: Config, lora: str | None, settings: dict[str, Any]) -> list[Candidate]:
+    """The base model of a run, and what the run has made of it.
+
+    Args:
+        lora: another adapter instead of the run's.
+        settings: of `config.ModelSettings`, instead of the run's.
+
+    Raises:
+        ConfigError: the run has exported nothing yet.
+    """
+    from advantageflow.adapters import read_adapter
+
+    given = {**config.model.model_dump(mode="json"), "device": "auto", **settings}
+    base = check_config({"model": given}).model
+    adapter, transformer = lora or str(run / "lora"), run / "transformer"
+    if lora or (run / "lora").is_dir():
+        read_adapter(adapter)  # it holds what the run started from, too
+        trained = base.model_copy(update={"lora": None})
+        return [Candidate(base.path, base), Candidate(f"{base.path}+{adapter}", trained, adapter)]
+    if transformer.is_dir():
+        return [Candidate(base.path, base), Candidate(str(transformer), base, transformer=transformer)]
+    raise ConfigError(
+        f"{run} has no lora folder yet; it is written at every evaluation (evaluation.every) and at the end: wait, or "
+        f"write it with: advantageflow export {run} --output DIR"
+    )
+
+
+def prompts_of_run(config: Config) -> PromptSet:
+    """The held-out prompts of a run."""
+    from advantageflow.prompts import load_prompt_sets
+
+    return load_prompt_sets(config.prompts)[1]
+
+
+def parse_size(text: str) -> int | list[int]:
+    """Pixels, as in 512, or HEIGHTxWIDTH, as in 512x768."""
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() for part in parts):
+        raise ConfigError(
+            f"--resolution is {shown(text)}; allowed: pixels such as 512, or HEIGHTxWIDTH such as 512x768"
+        )
+    sizes = [int(part) for part in parts]
+    return sizes if len(sizes) == 2 else sizes[0]
