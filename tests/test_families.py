@@ -14,6 +14,7 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
+from safetensors.torch import save_file
 from test_trainer import make_config, make_trainer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
@@ -25,6 +26,7 @@ from transformers import (
     T5EncoderModel,
 )
 
+from advantageflow.adapter_names import PUBLISHED, has_swapped_halves
 from advantageflow.errors import ConfigError, NonFiniteError
 from advantageflow.models import load_model
 from advantageflow.models.flux import pack, unpack
@@ -276,3 +278,50 @@ def test_pictures_that_are_not_finite_stop_at_the_decoder(folder, value):
     model.pipeline.vae.decoder.conv_out.bias.data[0] = value
     with pytest.raises(NonFiniteError, match="2 of 2 pictures are NaN or infinite, from the decoder on"):
         model.decode(torch.zeros(2, *model.latent_shape))
+
+
+def first_published(transformer):
+    """A transformer's weights under the names of the model's first publication, queries, keys and values as one."""
+    state, written = transformer.state_dict(), {}
+    for name, targets in PUBLISHED.items():
+        for i in range(2):
+            meant = [target.format(i=i) for target in targets]
+            for part in ("weight", "bias"):
+                if all(f"{target}.{part}" in state for target in meant):
+                    whole = torch.cat([state[f"{target}.{part}"] for target in meant])
+                    inputs = state[f"{meant[0]}.weight"].shape[1]
+                    if has_swapped_halves(name.replace(".", "_"), inputs, len(whole)):
+                        whole = torch.cat(whole.chunk(2)[::-1])
+                    written[f"{name.format(i=i)}.{part}"] = whole.clone()
+    written["pos_embed"] = state["pos_embed.pos_embed"]
+    for part in ("weight", "bias"):
+        written[f"x_embedder.proj.{part}"] = state[f"pos_embed.proj.{part}"]
+        written[f"context_embedder.{part}"] = state[f"context_embedder.{part}"]
+    return {name: tensor for name, tensor in written.items() if not name.startswith(("double", "single", "txt_in"))}
+
+
+def test_a_single_file_is_read_with_a_pipeline_for_all_else(folder, tmp_path):
+    model = load(folder)
+    if model.family != "StableDiffusion3Pipeline":
+        pytest.skip("one family's names suffice")
+    file = tmp_path / "sd3.safetensors"
+    save_file(first_published(model.transformer), file)
+    other = load(folder)
+    for parameter in other.transformer.parameters():
+        parameter.data.zero_()
+    other.pipeline.save_pretrained(tmp_path / "base")  # has all but the weights
+    single = load(file, base=str(tmp_path / "base"))
+    assert torch.equal(draw(single, 4.0), draw(model, 4.0))
+    for lost, message in {"a layer": "holds no SD3", "positions": "holds no SD3"}.items():
+        state = first_published(model.transformer)
+        state.pop("joint_blocks.0.x_block.attn.qkv.weight" if lost == "a layer" else "pos_embed")
+        save_file(state, tmp_path / "cut.safetensors")
+        with pytest.raises(ConfigError, match=message):
+            load(tmp_path / "cut.safetensors", base=str(tmp_path / "base"))
+    with pytest.raises(ConfigError, match=r"is a single file, .* set model.base to"):
+        load(file)
+    (tmp_path / "x.ckpt").write_bytes(b"x")
+    with pytest.raises(ConfigError, match=r"\.ckpt' is pickled"):
+        load(tmp_path / "x.ckpt")
+    with pytest.raises(ConfigError, match=r"is no single file; remove model.base"):
+        load(folder, base=str(folder))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from advantageflow.config import ConfigError
+from advantageflow.config import ConfigError, check_config
 from advantageflow.models import check_model_path, load_model
 
 
@@ -41,6 +41,17 @@ def test_which_names_may_be_loaded(tiny_pipeline_folder, tmp_path):
     for path in (str(tmp_path), "scene"):
         with pytest.raises(ConfigError, match=r"neither built in \(scenes, words\), nor a folder"):
             check_model_path(path)
+
+
+def test_home_is_meant_by_its_sign(tiny_pipeline_folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(tiny_pipeline_folder.parent))
+    name = f"~/{tiny_pipeline_folder.name}"
+    check_model_path(name)
+    assert load_model(name).settings.path == str(tiny_pipeline_folder)
+    settings = {"path": name, "lora": "~/a", "base": "~/b", "prompt_cache": "~/c"}
+    config = check_config({"model": settings, "prompts": {"train": "~/p.txt", "held_out": "~/q.txt"}})
+    paths = [*config.model.model_dump(include=set(settings)).values(), config.prompts.train, config.prompts.held_out]
+    assert all(path.startswith(str(tiny_pipeline_folder.parent)) for path in paths)
 
 
 def test_a_model_that_cannot_be_fetched_is_one_sentence(monkeypatch):

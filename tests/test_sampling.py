@@ -221,3 +221,16 @@ def test_a_damaged_prompt_embedding_is_made_again(tiny_pipeline_folder, tmp_path
     assert "is damaged, and made again" in caplog.text
     assert [file.name for file in cache.iterdir()] == [file.name]
     assert file.read_bytes() == whole
+
+
+def test_a_run_goes_on_only_from_the_adapter_that_it_started_from(run, tiny_pipeline_folder, tmp_path):
+    (tmp_path / "start").mkdir()
+    save_file(load_file(run / "lora" / FILE), tmp_path / "start" / FILE)
+    model = {"path": str(tiny_pipeline_folder), "lora": str(tmp_path / "start")}
+    config = make_config(model=model, evaluation={"rewards": {"size": "jpeg_incompressibility"}})
+    make_trainer(config, tmp_path / "run", tiny_pipeline_folder).run()
+    make_trainer(config, tmp_path / "run", tiny_pipeline_folder).run()  # it is finished, and says nothing
+    tensors = load_file(tmp_path / "start" / FILE)
+    save_file({name: tensor + 0.1 for name, tensor in tensors.items()}, tmp_path / "start" / FILE)
+    with pytest.raises(ConfigError, match="is not the one that this run started from"):
+        make_trainer(config, tmp_path / "run", tiny_pipeline_folder).run()

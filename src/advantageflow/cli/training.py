@@ -95,6 +95,10 @@ def _load_inputs(config: Config) -> dict[str, Any]:
     sets = load_prompt_sets(config.prompts)
     choose_device(config.model.device)
     check_family(config.model)
+    if config.model.lora:
+        from advantageflow.adapters import read_adapter
+
+        read_adapter(config.model.lora)
     loaded = {name: load_reward(name) for name in names}  # last, since it may load weights
     for prompts, scoring in zip(sets, (config.reward_weights, config.evaluation.rewards.values()), strict=True):
         for name in scoring:
