@@ -57,15 +57,15 @@ def swap(folder: Path, rng: random.Random) -> str:
 
 
 def listed(folder: Path, rng: random.Random) -> str:
-    (folder / "state.json").write_text("[]")
+    (folder / "state.json").write_text("[]", encoding="utf-8")
     return "state.json made a list"
 
 
 def lose_a_row(folder: Path, rng: random.Random) -> str:
     file = folder.parent.parent / "metrics.jsonl"
-    lines = file.read_text().splitlines(keepends=True)
-    count = json.loads((folder / "state.json").read_text())["iteration"]
-    file.write_text("".join(lines[: max(0, count - 1)]))
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    count = json.loads((folder / "state.json").read_text(encoding="utf-8"))["iteration"]
+    file.write_text("".join(lines[: max(0, count - 1)]), encoding="utf-8")
     return "the last row of metrics.jsonl removed"
 
 
@@ -120,11 +120,14 @@ def difference(one: Path, other: Path) -> list[str]:
     adapter = Path("lora", "pytorch_lora_weights.safetensors")
     if (one / adapter).read_bytes() != (other / adapter).read_bytes():
         found.append(str(adapter))
-    rows = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (one, other)]
+    rows = [
+        [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        for run in (one, other)
+    ]
     kept = [[{key: row[key] for key in row if not key.startswith("seconds/")} for row in run] for run in rows]
     if json.dumps(kept[0]) != json.dumps(kept[1]):
         found.append("metrics.jsonl")
-    scores = [json.loads((run / "summary.json").read_text()) for run in (one, other)]
+    scores = [json.loads((run / "summary.json").read_text(encoding="utf-8")) for run in (one, other)]
     found += [f"summary.json: {key}" for key in ("before", "after", "iterations") if scores[0][key] != scores[1][key]]
     return found
 

@@ -94,7 +94,7 @@ def read_adapter(source: str) -> AdapterFile:
         if not torch.isfinite(tensor).all():
             raise ConfigError(f"the adapter {source} is not finite: {name} holds NaN or infinity")
     try:
-        settings = json.loads(config.read_text("utf-8")) if config else _diffusers_settings(metadata)
+        settings = json.loads(config.read_text(encoding="utf-8")) if config else _diffusers_settings(metadata)
         said = json.loads(metadata.get(ABOUT, "{}"))
         if not isinstance(settings, dict) or not isinstance(said, dict):
             raise ValueError("its settings are not a mapping")

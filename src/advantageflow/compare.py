@@ -176,7 +176,7 @@ def finish(run: Run, threads: int) -> None:
         arguments = [run.arm.recipe, *given, "--output", str(run.folder)]
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     log = run.beside(".log")
-    with log.open("a") as file:
+    with log.open("a", encoding="utf-8") as file:
         command = [sys.executable, "-m", "advantageflow", "train", *arguments]
         code = subprocess.run(command, stdout=file, stderr=file, env=child_environment(threads)).returncode
     if code == NonFiniteError.exit_code:

@@ -17,7 +17,7 @@ TDistribution = Literal["uniform", "rollout_grid", "logit_normal"]
 
 def like(t: Tensor | float, x: Tensor) -> Tensor:
     """`t`, a scalar or [batch], shaped to broadcast against x [batch, ...], in x's dtype and on its device."""
-    t = torch.as_tensor(t, device=x.device).to(x.dtype)
+    t = torch.as_tensor(t).to(x.dtype).to(x.device)  # in this order: not every device has float64
     return t.reshape(t.shape + (1,) * (x.ndim - t.ndim)) if t.ndim else t
 
 

@@ -2,7 +2,8 @@
 
 Each objective's samples are its *cases*: (image, draw) pairs. A case of a forward-process objective is an image noised
 afresh, (x_t, t); a case of a reverse-process objective is one recorded transition of the SDE. Cases are independent,
-so the batch size changes memory and speed but not the gradient.
+so the batch size changes memory and speed but not the gradient. Times and advantages are float64 and stay on the
+CPU until they are cast, since not every device has float64.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def forward_terms(
     images = [image for image, _ in cases]
     x0 = samples.x0[images]
     fresh = torch.cat([noise(model.latent_shape, Stream.LEARN, (*address, image), [draw]) for image, draw in cases])
-    t = times[images, [draw for _, draw in cases]].to(model.device)
+    t = times[images, [draw for _, draw in cases]]
     x_t = interpolate(x0, fresh.to(model.device), t)
     conditioning = model.encode([prompts[image] for image in images])
     with torch.no_grad():
@@ -79,7 +80,7 @@ def forward_terms(
             reference = model.velocity(transformer, x_t, t, conditioning)
     with policy.acting_as("learner") as transformer:
         velocity = model.velocity(transformer, x_t, t, conditioning)
-    advantage = advantages[images].to(model.device)
+    advantage = advantages[images].float().to(model.device)
     terms = objective.terms(velocity, rollout, reference, x0=x0, x_t=x_t, t=t, advantage=advantage)
     moved = velocity.detach().float()
     return Terms(terms, mean_square(moved - rollout.float()), mean_square(moved - reference.float()), images)
@@ -119,7 +120,7 @@ def reverse_terms(
     step = steps[images, [draw for _, draw in cases]]
     x, next_x = samples.states[step, images], samples.states[step + 1, images]
     rollout_log_prob = samples.log_probs[step, images]
-    sigma, sigma_next = sigmas[step].to(model.device), sigmas[step + 1].to(model.device)
+    sigma, sigma_next = sigmas[step], sigmas[step + 1]
     conditioning = model.encode([prompts[image] for image in images])
     with torch.no_grad(), policy.acting_as("reference") as transformer:
         reference = model.velocity(transformer, x, sigma, conditioning)
@@ -134,7 +135,7 @@ def reverse_terms(
         mean,
         reference_mean,
         diffusion=flow_sde_diffusion(sigma, sigma_next, noise_level),
-        advantage=advantages[images].to(model.device),
+        advantage=advantages[images].float().to(model.device),
     )
     moved = velocity.detach().float()
     distance = mean_square(moved - reference.float())

@@ -31,12 +31,12 @@ def learning_metrics(found: list[Terms], advantages: Tensor) -> dict[str, float 
     """
     advantage = torch.cat([advantages[part.images] for part in found])
     values = {
-        f"loss/{name}": torch.cat([part.terms[name].detach().double().cpu() for part in found])
+        f"loss/{name}": torch.cat([part.terms[name].detach().cpu().double() for part in found])
         for name in found[0].terms
     }
     values = {"loss": torch.stack(list(values.values())).sum(0), **values}
     for name in ("to_rollout", "to_reference"):
-        values[f"distance/{name}"] = torch.cat([getattr(part, name).double().cpu() for part in found])
+        values[f"distance/{name}"] = torch.cat([getattr(part, name).cpu().double() for part in found])
     row: dict[str, float | None] = {}
     for name, value in values.items():
         row[name] = mean_or_none(value)

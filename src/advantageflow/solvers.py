@@ -28,7 +28,7 @@ Callback = Callable[[int, Tensor], None]
 def euler(velocity: Velocity, x: Tensor, sigmas: Tensor, callback: Callback | None = None) -> Tensor:
     """Euler's method, x' = x + (t' - t) v(x, t) (AdvantageFlow, eq. 3); here the same as DDIM, η = 0."""
     for step, (t, t_next) in enumerate(pairwise(sigmas)):
-        x = x + (t_next - t).to(x.device) * velocity(x, t)
+        x = x + like(t_next - t, x) * velocity(x, t)
         if callback:
             callback(step, x)
     return x
@@ -37,7 +37,7 @@ def euler(velocity: Velocity, x: Tensor, sigmas: Tensor, callback: Callback | No
 def heun(velocity: Velocity, x: Tensor, sigmas: Tensor, callback: Callback | None = None) -> Tensor:
     """Heun's second-order method (Karras et al., arXiv 2206.00364, Algorithm 1); the last step is Euler's."""
     for step, (t, t_next) in enumerate(pairwise(sigmas)):
-        dt = (t_next - t).to(x.device)
+        dt = like(t_next - t, x)
         slope = velocity(x, t)
         proposal = x + dt * slope
         x = proposal if t_next == 0 else x + dt * 0.5 * (slope + velocity(proposal, t_next))
@@ -129,6 +129,6 @@ def flow_sde_step(
         assert noise is not None
         next_x = mean + like(std, x) * noise.to(dtype)
     residual = (next_x.to(dtype) - mean).square().flatten(1).mean(1)
-    std = std.to(device=x.device, dtype=dtype)
+    std = std.to(dtype).to(x.device)
     log_prob = -residual / (2 * std**2) - torch.log(std) - 0.5 * math.log(2 * math.pi)
     return next_x.to(dtype), mean, std, log_prob

@@ -34,7 +34,7 @@ def check_step(before: Sequence[Tensor], after: Sequence[Tensor], names: Sequenc
         NonFiniteError: naming the first that moved further.
     """
     moved = torch._foreach_norm(torch._foreach_sub(list(after), list(before)), ord=float("inf"))
-    largest = torch.stack([part.double() for part in moved])
+    largest = torch.stack([part.float() for part in moved])
     bad = (~(largest <= LARGEST_STEP)).nonzero().flatten().tolist()  # also where it is NaN
     if bad:
         raise NonFiniteError(

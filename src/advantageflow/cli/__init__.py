@@ -20,6 +20,8 @@ from advantageflow.cli.rewards import serve
 from advantageflow.cli.sampling import evaluate, sample
 from advantageflow.cli.studies import compare, report, reproduce
 from advantageflow.cli.training import train
+from advantageflow.errors import ConfigError
+from advantageflow.ranks import check_single_process
 
 NOISY = r"(torch|diffusers|transformers|peft|huggingface_hub|accelerate|datasets|tokenizers|matplotlib)\b"
 
@@ -30,6 +32,7 @@ def main() -> None:
     home = os.path.expanduser("~")  # a shell puts it at the start of a word alone
     sys.argv[1:] = [re.sub(r"(^|=|\+)~(?=/|$)", lambda found: found[1] + home, word) for word in sys.argv[1:]]
     try:
+        _check_system()
         code = app(prog_name="advantageflow", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output has gone, as in `| head -1`
@@ -42,6 +45,11 @@ def main() -> None:
         message, code = explained
         print(message, file=sys.stderr)
     sys.exit(code)
+
+
+def _check_system() -> None:
+    if sys.platform == "win32":
+        raise ConfigError("AdvantageFlow runs on Linux and macOS; on Windows use the Linux of WSL 2 (wsl --install)")
 
 
 def _quiet() -> None:
@@ -69,7 +77,7 @@ def _options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    check_single_process()
 
 
 class _Commands(TyperGroup):

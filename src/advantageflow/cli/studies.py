@@ -101,7 +101,7 @@ def reproduce(
                 progress.advance(task)
                 console.print(line, highlight=False)
     for name in report(study, names):
-        console.print(Markdown((study.results / f"{name}.md").read_text()))
+        console.print(Markdown((study.results / f"{name}.md").read_text(encoding="utf-8")))
     console.print(f"numbers and figures: {study.results}", highlight=False, soft_wrap=True)
 
 

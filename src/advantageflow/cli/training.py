@@ -31,9 +31,7 @@ def train(
 
     from advantageflow.config import ConfigError, load_config
     from advantageflow.folder_lock import locked
-    from advantageflow.ranks import check_single_process
 
-    check_single_process()
     if recipe is not None and "=" in recipe:
         changes = [recipe, *(changes or [])]
         recipe = None

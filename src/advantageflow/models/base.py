@@ -257,7 +257,7 @@ class FlowModel(ABC):
         With guidance, v(empty) + scale (v(prompt) - v(empty)); 1 is no guidance and costs half. Latents and the result
         are float32, whatever the precision of the network.
         """
-        timestep = (t.to(x_t.device) * 1000).to(torch.float32).expand(len(x_t))
+        timestep = (t * 1000).to(torch.float32).to(x_t.device).expand(len(x_t))
         if guidance_scale == 1.0 or empty_prompt is None:
             return self._predict(transformer, x_t, timestep, prompt)
         empty_prompt = empty_prompt.expand(len(x_t))

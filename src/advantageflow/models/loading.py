@@ -25,7 +25,7 @@ def load_pipeline(pipeline_class: Any, transformer_class: Any, settings: ModelSe
     given: dict[str, Any] = {}
     index = Path(path) / INDEX
     if index.is_file():  # diffusers wants to be told which parts are meant to be absent
-        parts = json.loads(index.read_text("utf-8"))
+        parts = json.loads(index.read_text(encoding="utf-8"))
         given = {name: None for name, value in parts.items() if value == [None, None]}
     try:
         if settings.base:

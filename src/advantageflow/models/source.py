@@ -71,7 +71,7 @@ def family_of(path: str) -> str:
     index = Path(path) / INDEX
     try:
         if index.is_file():
-            return str(json.loads(index.read_text("utf-8"))["_class_name"])
+            return str(json.loads(index.read_text(encoding="utf-8"))["_class_name"])
         from diffusers import DiffusionPipeline
 
         notice_offline()

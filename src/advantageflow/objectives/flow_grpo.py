@@ -88,7 +88,7 @@ class FlowGRPO:
         advantage = advantage.to(log_prob.dtype).clamp(-self.advantage_clip, self.advantage_clip)
         ratio = torch.exp(log_prob - rollout_log_prob)
         clipped = ratio.clamp(1 - self.clip_range, 1 + self.clip_range)
-        divergence = mean_square(mean - reference_mean) / (2 * diffusion.to(mean) ** 2)
+        divergence = mean_square(mean - reference_mean) / (2 * diffusion.to(mean.dtype).to(mean.device) ** 2)
         return {
             "policy": torch.maximum(-advantage * ratio, -advantage * clipped),
             "reference": self.kl_weight * divergence,

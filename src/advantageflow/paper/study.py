@@ -102,7 +102,9 @@ class Study:
         images = next((change.split("=")[1] for change in self.changes if "num_images" in change), "480")
         command = [sys.executable, "-m", "advantageflow", "evaluate", model, "--guidance", f"1,{GUIDANCE}"]
         command += ["--reward", "strict=scenes_strict", "--images", images, "--json", str(file)]
-        done = subprocess.run(command, capture_output=True, text=True, env=child_environment(threads))
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", env=child_environment(threads)
+        )
         if done.returncode:
             raise ConfigError(f"cannot evaluate {model}: {done.stderr.strip()}; to train it again, remove its record")
 

@@ -1,0 +1,196 @@
+"""Supported systems: text is UTF-8 under every locale, devices without float64 work, Windows is refused."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_cli import command
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import advantageflow
+from advantageflow.cli import main
+from advantageflow.learning import forward_terms, reverse_terms
+from advantageflow.models.base import Conditioning, FlowModel
+from advantageflow.objectives import OBJECTIVES, FlowGRPO
+from advantageflow.rollout import Samples
+from advantageflow.solvers import ODE_SOLVERS, flow_sde_step
+
+SOURCES = sorted(Path(advantageflow.__file__).parent.rglob("*.py"))
+NOT_TEXT = {"os", "Image", "RunDirectory"}  # whose `open` is of another kind
+
+
+def leaves_it_to_the_locale(call: ast.Call) -> bool:
+    """Whether a call reads or writes text, of a file or a child process, without saying in which encoding."""
+    keywords = {keyword.arg: getattr(keyword.value, "value", None) for keyword in call.keywords}
+    if "encoding" in keywords:
+        return False
+    if isinstance(call.func, ast.Attribute):
+        name, mode = call.func.attr, call.args[:1]
+        if getattr(call.func.value, "id", "") in NOT_TEXT:
+            return False
+    else:
+        name, mode = getattr(call.func, "id", ""), call.args[1:2]
+        if name != "open":
+            return False
+    modes = [keywords.get("mode"), *(getattr(part, "value", None) for part in mode)]
+    return (
+        name in ("read_text", "write_text")
+        or bool(keywords.get("text") or keywords.get("universal_newlines"))
+        or (name == "open" and not any("b" in str(mode) for mode in modes if mode))
+    )
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=[path.name for path in SOURCES])
+def test_text_files_say_their_encoding(file):
+    calls = [node for node in ast.walk(ast.parse(file.read_bytes())) if isinstance(node, ast.Call)]
+    assert [f"{file.name}:{call.lineno}" for call in calls if leaves_it_to_the_locale(call)] == []
+
+
+@pytest.mark.parametrize(
+    ("code", "wrong"),
+    [
+        ("path.read_text()", True), ("open('a')", True), ("open('a', 'rb')", False), ("path.open('a')", True),
+        ("path.open(mode='rb')", False), ("subprocess.run(x, text=True)", True), ("Image.open(x)", False),
+        ("path.write_text('a', encoding='utf-8')", False), ("read_text(path)", False),
+    ],
+)  # fmt: skip
+def test_the_rule_of_encodings(code, wrong):
+    assert leaves_it_to_the_locale(ast.parse(code).body[0].value) is wrong
+
+
+def test_a_recipe_with_umlauts_under_a_locale_without_them(tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("ein grünes Quadrat über 日本\nein roter Kreis\n", encoding="utf-8")
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        f"extends: scenes\nname: größer\nprompts: {{train: {prompts}, held_out: 0.5}}\n", encoding="utf-8"
+    )
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii", "COLUMNS": "200"}
+    code = subprocess.run(
+        command("train", "mine.yaml", "--plan"), capture_output=True, cwd=tmp_path, env={**os.environ, **plain}
+    )
+    assert code.returncode == 0, code.stderr
+    assert b"Plan of gr" in code.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "scenes", "--plan"]])
+def test_windows_is_refused_in_one_sentence(arguments, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(sys, "argv", ["advantageflow", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "error: AdvantageFlow runs on Linux and macOS; on Windows use the Linux of WSL 2 (wsl --install)"
+    ]
+
+
+def test_several_processes_are_refused_by_every_command(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setattr(sys, "argv", ["advantageflow", "evaluate", "scenes"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert "one of 4 processes" in capsys.readouterr().err
+
+
+class NoFloat64(TorchDispatchMode):
+    """Tensors of the device "meta" are never float64, as on Apple's GPUs."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves((args, kwargs, result)):
+            if isinstance(tensor, torch.Tensor) and tensor.device.type == "meta":
+                assert tensor.dtype != torch.float64, f"{function} puts float64 on the device"
+        return result
+
+
+class Device(FlowModel):
+    """A model on the device whose network answers its input."""
+
+    device = torch.device("meta")
+    latent_shape = (4, 2, 2)
+
+    def __init__(self):
+        self.transformer = None
+
+    def encode(self, prompts):
+        return Conditioning(torch.zeros(len(prompts), 1, 1, device="meta"))
+
+    def encode_prompt(self, prompt):
+        raise NotImplementedError
+
+    def sigmas(self, num_steps):
+        return torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)
+
+    def predict(self, transformer, x_t, timestep, prompt):
+        assert timestep.dtype == torch.float32
+        return x_t * timestep[:, None, None, None]
+
+    def _predict(self, *args):
+        return self.predict(*args)
+
+
+class Acting:
+    def acting_as(self, role):
+        return self
+
+    def __enter__(self):
+        return None
+
+    def __exit__(self, *error):
+        return None
+
+
+def on_device(*shape):
+    return torch.empty(*shape, device="meta")
+
+
+def test_the_mode_sees_float64_on_the_device():
+    with NoFloat64(), pytest.raises(AssertionError, match="float64"):
+        torch.zeros(2, dtype=torch.float64).to("meta")
+
+
+@pytest.mark.parametrize("solver", ODE_SOLVERS)
+def test_sampling_puts_no_float64_on_the_device(solver):
+    model, x = Device(), on_device(3, 4, 2, 2)
+    with NoFloat64():
+        prompt = model.encode(["a"] * 3)
+        found = ODE_SOLVERS[solver](lambda x, t: model.velocity(None, x, t, prompt), x, model.sigmas(4))
+        assert found.device.type == "meta"
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_learning_puts_no_float64_on_the_device(name):
+    model, objective = Device(), OBJECTIVES[name]()
+    sigmas, advantages = model.sigmas(4), torch.tensor([1.0, -1.0, 0.5], dtype=torch.float64)
+    cases = [(0, 0), (1, 0), (2, 1)]
+    with NoFloat64():
+        if isinstance(objective, FlowGRPO):
+            x, noise, prompt = on_device(3, 4, 2, 2), on_device(3, 4, 2, 2), model.encode(["a"] * 3)
+            states, log_probs = [x], []
+            for step in range(4):
+                velocity = model.velocity(None, x, sigmas[step], prompt)
+                x, _, _, log_prob = flow_sde_step(
+                    velocity, x, sigmas[step], sigmas[step + 1], noise_level=0.7, noise=noise
+                )
+                states.append(x)
+                log_probs.append(log_prob)
+            samples = Samples(x, torch.stack(states), torch.stack(log_probs))
+            steps = torch.tensor([[0, 1], [1, 2], [2, 0]])
+            found = reverse_terms(
+                model, Acting(), objective, samples, ["a"] * 3, advantages, cases,
+                steps=steps, noise_level=0.7, sigmas=sigmas,
+            )  # fmt: skip
+        else:
+            times = torch.rand(3, 2, dtype=torch.float64)
+            found = forward_terms(
+                model, Acting(), objective, Samples(on_device(3, 4, 2, 2)), ["a"] * 3, advantages, cases,
+                times=times, address=(0,),
+            )  # fmt: skip
+    assert all(term.device.type == "meta" for term in found.terms.values())
