@@ -161,6 +161,54 @@ def test_a_folder_belongs_to_one_comparison(tmp_path):
         plan_runs(arms, 2, "20iterations", [], tmp_path)
 
 
+def test_a_recipe_or_file_that_was_edited_is_refused(tmp_path):
+    recipe, prompts = tmp_path / "mine.yaml", tmp_path / "prompts.txt"
+    prompts.write_text("a red circle\na blue square\n")
+    recipe.write_text(f"extends: scenes\nprompts: {{train: {prompts}, held_out: 0.5}}\n")
+    arms = parse_arms(["learn.t_draws=1,2"], str(recipe))
+
+    def plan():
+        return plan_runs(arms, 1, "10iterations", [], tmp_path / "out", say=said.append)
+
+    said = []
+    plan()
+    kept = recipe.read_text()
+    recipe.write_text(kept + "learn: {learning_rate: 0.5}\n")
+    with pytest.raises(ConfigError, match=r"recipe of '1' has changed .* learn.learning_rate was 0.002 and is 0.5"):
+        plan()
+    recipe.write_text(kept + "# only a comment\n")
+    plan()
+    prompts.write_text("a red circle\na blue triangle\n")
+    with pytest.raises(ConfigError, match=r"what the recipes name has changed .*prompts.txt was"):
+        plan()
+    prompts.write_text("a red circle\na blue square\n")
+    file = tmp_path / "out" / "comparison-settings.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps({**settings, "code": {"version": "0.0.1", "commit": None}}))
+    assert said == []
+    plan()
+    assert "version was 0.0.1" in said[0]
+    file.write_text(json.dumps({name: settings[name] for name in ("budget", "changes", "arms")}))  # of an early version
+    plan()
+    assert json.loads(file.read_text()) == settings
+
+
+@pytest.mark.parametrize(
+    ("arms", "extra", "message"),
+    [
+        (["learn.t_draws=1,2"], ["seed=3"], "a seed of its own"),
+        (["seed=1,2"], [], "a seed of its own"),
+        (["learn.t_draws=1,2"], ["learn.t_draws=3"], "'learn.t_draws' is given twice"),
+        (["learn.t_draws=1,2"], ["run.iterations=3"], "'run.iterations' is given twice"),
+        (["name=a/b,a:b"], [], "names the same arm twice"),
+    ],
+)
+def test_nothing_is_said_twice_to_a_comparison(arms, extra, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        plan_runs(parse_arms(arms, "scenes"), 1, "10iterations", extra, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -18,8 +18,6 @@ FREE = (
     "learn.learning_rate",
     "learn.schedule",
     "learn.warmup_steps",
-    "learn.schedule",
-    "learn.warmup_steps",
     "learn.batch_size",
     "learn.weight_decay",
     "learn.max_grad_norm",

@@ -10,9 +10,8 @@ import itertools
 import json
 import math
 import re
-import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -21,11 +20,14 @@ from typing import Any
 
 import numpy as np
 
+from advantageflow import children
 from advantageflow.checkpoint import write_atomic
 from advantageflow.collapse import lost_variety
+from advantageflow.comparison_settings import settle
 from advantageflow.config import Config, ConfigError, load_config
 from advantageflow.errors import NonFiniteError, shown
 from advantageflow.processes import child_environment, in_parallel
+from advantageflow.reading import parse_changes
 from advantageflow.record import SIGNS, Record, read_run
 from advantageflow.report.comparison import AXES, draw_figure, draw_stability, table
 from advantageflow.report.comparison_page import write_comparison
@@ -37,7 +39,6 @@ from advantageflow.statistics import (
     paired_p_value,
     time_ratio,
 )
-from advantageflow.stored import read_text
 
 DEFAULT_IMAGES = Config().evaluation.num_images  # of records that do not say
 
@@ -73,7 +74,7 @@ def parse_arms(varied: Sequence[str], recipe: str) -> list[Arm]:
         own = [value for key, value in chosen if key == "recipe"]
         changes = [change for key, value in chosen if key != "recipe" for change in _changes(key, value)]
         arms.append(Arm(label, own[0] if own else recipe, tuple(changes)))
-    if len({arm.label for arm in arms}) < len(arms):
+    if len({slug(arm.label) for arm in arms}) < len(arms):  # which is the name of a folder
         raise ConfigError(f"--vary names the same arm twice: {', '.join(arm.label for arm in arms)}")
     return arms
 
@@ -139,22 +140,30 @@ class Run:
         return read_run(self.folder, self.arm.label, self.seed, self.diverged)
 
 
-def plan_runs(arms: Sequence[Arm], seeds: int, budget: str, extra: Sequence[str], output: Path) -> list[Run]:
+def plan_runs(
+    arms: Sequence[Arm],
+    seeds: int,
+    budget: str,
+    extra: Sequence[str],
+    output: Path,
+    say: Callable[[str], None] = print,
+) -> list[Run]:
     """All runs of a comparison, seeds outermost, so that every arm has a result early; each recipe is checked.
 
+    Args:
+        say: is told that the code has changed since the comparison was begun.
+
     Raises:
-        ConfigError: an arm's recipe is wrong, or the folder belongs to another comparison.
+        ConfigError: an arm's recipe is wrong or has changed, or the folder belongs to another comparison.
     """
-    changes = {arm: (*extra, *parse_budget(budget, load_config(arm.recipe, extra))) for arm in arms}
     for arm in arms:
-        load_config(arm.recipe, [*arm.changes, *changes[arm]])
-    settings = {"budget": budget, "changes": list(extra), "arms": [asdict(arm) for arm in arms]}
-    text = json.dumps(settings, indent=2) + "\n"
-    file = output / "comparison-settings.json"
-    if file.exists() and read_text(file) != text:
-        raise ConfigError(f"{output} holds another comparison ({file}); choose another --output")
-    output.mkdir(parents=True, exist_ok=True)
-    write_atomic(file, text)
+        if "seed" in parse_changes([*extra, *arm.changes]):
+            raise ConfigError("every run of a comparison has a seed of its own, from 0; give their number with --seeds")
+    changes = {arm: (*extra, *parse_budget(budget, load_config(arm.recipe, extra))) for arm in arms}
+    configs = {arm.label: load_config(arm.recipe, [*arm.changes, *changes[arm]]) for arm in arms}
+    asked = {"budget": budget, "changes": list(extra), "arms": [asdict(arm) for arm in arms]}
+    for line in settle(output, configs, asked):
+        say(line)
     return [
         Run(arm, seed, output / "runs" / f"{slug(arm.label)}-{seed}", changes[arm])
         for seed in range(seeds)
@@ -167,18 +176,21 @@ def finish(run: Run, threads: int) -> None:
 
     Raises:
         ConfigError: training failed for another reason than a loss that is not finite.
+        StoppedError: a signal came before.
     """
     if run.finished:
         return
     arguments = ["--resume", str(run.folder)]
     if not (run.folder / "config.yaml").exists():
-        given = [*run.arm.changes, *run.changes, f"seed={run.seed}", f"run.threads={threads}"]
+        given = [*run.arm.changes, *run.changes, f"seed={run.seed}"]
+        if "run.threads" not in parse_changes(given):
+            given.append(f"run.threads={threads}")
         arguments = [run.arm.recipe, *given, "--output", str(run.folder)]
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     log = run.beside(".log")
     with log.open("a", encoding="utf-8") as file:
         command = [sys.executable, "-m", "advantageflow", "train", *arguments]
-        code = subprocess.run(command, stdout=file, stderr=file, env=child_environment(threads)).returncode
+        code = children.run(command, child_environment(threads), stdout=file, stderr=file).returncode
     if code == NonFiniteError.exit_code:
         run.beside(".diverged").touch()
     elif code != 0:

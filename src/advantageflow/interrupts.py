@@ -13,8 +13,10 @@ NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 
 
 @contextmanager
-def stopping(stop: Callable[[], None], say: Callable[[str], None]) -> Iterator[None]:
-    """Call `stop` at the first of the signals, and raise KeyboardInterrupt at the second."""
+def stopping(
+    stop: Callable[[], None], say: Callable[[str], None], at_once: Callable[[], None] | None = None
+) -> Iterator[None]:
+    """Call `stop` at the first of the signals; at the second call `at_once` and raise KeyboardInterrupt."""
     asked: list[int] = []
 
     def handle(number: int, frame: object) -> None:
@@ -22,6 +24,8 @@ def stopping(stop: Callable[[], None], say: Callable[[str], None]) -> Iterator[N
         if number == getattr(signal, "SIGHUP", None):
             _leave_terminal()
         if len(asked) > 1:
+            if at_once:
+                at_once()
             raise KeyboardInterrupt
         stop()
         say(f"{signal.Signals(number).name}: stopping after this iteration; once more (Ctrl-C) stops at once")

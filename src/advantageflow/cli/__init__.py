@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from advantageflow.children import end_with_parent
 from advantageflow.cli.exporting import export
 from advantageflow.cli.failures import Interruption, explain
 from advantageflow.cli.pretraining import app as pretrain_app
@@ -33,6 +34,7 @@ def main() -> None:
     sys.argv[1:] = [re.sub(r"(^|=|\+)~(?=/|$)", lambda found: found[1] + home, word) for word in sys.argv[1:]]
     try:
         _check_system()
+        end_with_parent()
         code = app(prog_name="advantageflow", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output has gone, as in `| head -1`

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 JobsOption = Annotated[int, typer.Option(min=1, help="Runs at once; of several GPUs each has one.")]
 RunThreadsOption = Annotated[int, typer.Option(min=0, help="CPU threads of each run; 0 for PyTorch's choice.")]
@@ -44,7 +49,8 @@ def compare(
     baseline = baseline or ("nft" if "nft" in labels else labels[0])
     if baseline not in labels:
         raise ConfigError(f"--baseline is {baseline!r}; the arms are {', '.join(labels)}")
-    runs = comparison.plan_runs(arms, seeds, budget, changes or [], output)
+    console = Console()
+    runs = comparison.plan_runs(arms, seeds, budget, changes or [], output, say=console.print)
 
     def status() -> Table:
         shown = Table("arm", *(f"seed {seed}" for seed in range(seeds)))
@@ -57,14 +63,27 @@ def compare(
             shown.add_row(label, *cells)
         return shown
 
-    console = Console()
-    with Live(get_renderable=status, console=console, refresh_per_second=0.5):
+    with _until_stopped(console), Live(get_renderable=status, console=console, refresh_per_second=0.5):
         comparison.finish_all(runs, jobs=jobs, threads=threads)
     result = comparison.report(runs, baseline, output, score or None)
     console.print(Markdown(table(result)))
     console.print(f"figures, numbers and report.html: {output}", highlight=False, soft_wrap=True)
     if not (output / "report.html").exists():
         console.print('report.html needs plotly: pip install "advantageflow[report]"', markup=False)
+
+
+@contextmanager
+def _until_stopped(console: Console) -> Iterator[None]:
+    """Runs in this block end with the command; the first signal lets them save."""
+    from advantageflow.children import StoppedError, ended_by_signals
+    from advantageflow.interrupts import EXIT_CODE
+
+    try:
+        with ended_by_signals(console.print):
+            yield
+    except StoppedError:
+        console.print("stopped; the same command goes on")
+        raise typer.Exit(EXIT_CODE) from None
 
 
 def reproduce(
@@ -95,7 +114,7 @@ def reproduce(
     plan = study.plan([panel for name in names for panel in FIGURES[name]])
     if not only_report:
         columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        with Progress("{task.description}", *columns, console=console) as progress:
+        with _until_stopped(console), Progress("{task.description}", *columns, console=console) as progress:
             task = progress.add_task("runs", total=len(plan))
             for line in run_all(study, plan, jobs=jobs, threads=threads):
                 progress.advance(task)

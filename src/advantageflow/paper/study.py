@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from advantageflow import children
 from advantageflow.compare import Arm, Run, finish, slug
 from advantageflow.config import ConfigError, check_config, flatten, load_config
 from advantageflow.paper.experiments import ARMS, GUIDANCE, METHODS, MULTI, SEARCH, SEARCHED_RATES, Panel, searched
@@ -87,24 +88,28 @@ class Study:
     def finish(self, run: Run, threads: int) -> None:
         """Bring a run to its end, keep its record, and score a multi-reward policy by the verifier (Table 1)."""
         file = self.file(run.arm.recipe, run.arm.label, run.seed)
+        scored = f"{slug(run.arm.label)}-{run.seed}"
         if not file.exists():
             finish(run, threads)
             run.record().save(file)
+            self._scores(scored).unlink(missing_ok=True)  # perhaps of another policy
         if run.arm.recipe == MULTI.recipe:
-            self.score(f"scenes+{run.folder / 'lora'}", f"{slug(run.arm.label)}-{run.seed}", threads)
+            self.score(f"scenes+{run.folder / 'lora'}", scored, threads)
+
+    def _scores(self, name: str) -> Path:
+        return self.results / "table1" / f"{name}.json"
 
     def score(self, model: str, name: str, threads: int) -> None:
         """Evaluate a policy on the verifier, without and with guidance."""
-        file = self.results / "table1" / f"{name}.json"
+        file = self._scores(name)
         if file.exists():
             return
         file.parent.mkdir(parents=True, exist_ok=True)
         images = next((change.split("=")[1] for change in self.changes if "num_images" in change), "480")
         command = [sys.executable, "-m", "advantageflow", "evaluate", model, "--guidance", f"1,{GUIDANCE}"]
         command += ["--reward", "strict=scenes_strict", "--images", images, "--json", str(file)]
-        done = subprocess.run(
-            command, capture_output=True, encoding="utf-8", errors="replace", env=child_environment(threads)
-        )
+        pipe = subprocess.PIPE
+        done = children.run(command, child_environment(threads), stdout=pipe, stderr=pipe)
         if done.returncode:
             raise ConfigError(f"cannot evaluate {model}: {done.stderr.strip()}; to train it again, remove its record")
 
