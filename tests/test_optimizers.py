@@ -5,7 +5,9 @@ from itertools import pairwise
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from advantageflow.checkpoint import load_optimizer_tensors, optimizer_tensors
 from advantageflow.config import ConfigError, LearnSettings
 from advantageflow.optimizers import build_optimizer, rate
 
@@ -43,3 +45,42 @@ def test_past_the_end_the_rate_does_not_rise_again():
 def test_an_optimizer_that_is_not_installed_is_named():
     with pytest.raises(ConfigError, match="pip install bitsandbytes"):
         build_optimizer(LearnSettings(optimizer="adamw_8bit"), [torch.zeros(1, requires_grad=True)])
+
+
+class EightBit(torch.optim.Optimizer):
+    """What bitsandbytes' Adam keeps: bytes, a table that parameters share, and a count that is a plain number."""
+
+    table = torch.linspace(-1, 1, 256)
+
+    def __init__(self, parameters):
+        super().__init__(parameters, {"lr": 1.0})
+
+    def step(self):
+        for parameter in self.param_groups[0]["params"]:
+            state = self.state[parameter]
+            state.setdefault("step", 0)
+            state["step"] += 1
+            state.setdefault("state1", torch.zeros(parameter.shape, dtype=torch.uint8)).add_(1)
+            state.setdefault("qmap1", self.table)
+
+    def load_state_dict(self, found):  # as bitsandbytes does it: bytes stay bytes
+        for parameter, entry in zip(self.param_groups[0]["params"], found["state"].values(), strict=True):
+            self.state[parameter] = entry
+
+
+def test_the_state_of_an_8_bit_optimizer_goes_through_a_file(tmp_path):
+    def new():
+        return EightBit([torch.zeros(3, requires_grad=True), torch.zeros(2, requires_grad=True)])
+
+    first, second = new(), new()
+    for _ in range(3):
+        first.step()
+    save_file(optimizer_tensors(first), tmp_path / "optimizer.safetensors")
+    load_optimizer_tensors(second, load_file(tmp_path / "optimizer.safetensors"))
+    second.step()
+    for state in second.state.values():
+        assert state["step"] == 4
+        assert isinstance(state["step"], int)
+        assert state["state1"].dtype == torch.uint8
+        assert state["state1"].tolist() == [4] * len(state["state1"])
+        assert torch.equal(state["qmap1"], EightBit.table)

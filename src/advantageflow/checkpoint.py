@@ -168,17 +168,25 @@ def load_tensors(directory: Path) -> Tensors:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """An optimizer's per-parameter state as flat tensors, keyed "index.name"."""
-    state = optimizer.state_dict()["state"]
-    return {
-        f"{index}.{name}": torch.as_tensor(value) for index, entry in state.items() for name, value in entry.items()
-    }
+    """An optimizer's per-parameter state as flat tensors, keyed "index.name".
+
+    An 8-bit optimizer shares tables between its parameters, which a file of tensors cannot; each has its own here.
+    """
+    found: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for index, entry in optimizer.state_dict()["state"].items():
+        for name, value in entry.items():
+            tensor = torch.as_tensor(value)
+            found[f"{index}.{name}"] = tensor.clone() if tensor.data_ptr() in seen else tensor
+            seen.add(tensor.data_ptr())
+    return found
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
     """Put back what `optimizer_tensors` gave, keeping the optimizer's own hyper-parameters."""
-    state: dict[int, dict[str, torch.Tensor]] = {}
+    state: dict[int, dict[str, Any]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value.clone()
+        is_number = value.ndim == 0 and not value.is_floating_point()  # AdamW's count of steps is a float tensor
+        state.setdefault(int(index), {})[name] = value.item() if is_number else value.clone()
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
