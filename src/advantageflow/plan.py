@@ -5,49 +5,19 @@ The figures are estimates from the sizes of known models; the assumptions are pr
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import dataclass
 from typing import Any
 
 from advantageflow.config import Config, PromptSettings
+from advantageflow.memory import MODELS, REWARDS, ModelFacts, image_tokens, pixels, reward_weights, stages, what_fits
 from advantageflow.models import BUILT_IN as BUILT_IN_MODELS
-from advantageflow.rewards import BUILT_IN
 
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """A transformer of two streams: parameters in billions, width, layers, text tokens; other parts in GB."""
-
-    parameters: float
-    width: int
-    layers: int
-    text_tokens: int
-    encoders: float
-    vae: float
-
-
-MODELS = {
-    "scenes": ModelFacts(0.0054, 160, 6, 10, 0.001, 0.002),
-    "words": ModelFacts(0.0035, 128, 6, 10, 0.001, 0.002),
-    "stabilityai/stable-diffusion-3.5-medium": ModelFacts(2.47, 1536, 24, 205, 11.4, 0.17),
-    "stabilityai/stable-diffusion-3.5-large": ModelFacts(8.06, 2432, 38, 205, 11.4, 0.17),
-    "black-forest-labs/FLUX.1-dev": ModelFacts(11.9, 3072, 57, 512, 9.8, 0.17),
-    "black-forest-labs/FLUX.1-schnell": ModelFacts(11.9, 3072, 57, 512, 9.8, 0.17),
-    "Qwen/Qwen-Image": ModelFacts(20.4, 3072, 60, 128, 16.6, 0.25),
-}
-# Hub repository -> about how many GB are fetched
-DOWNLOADS = {
-    "yuvalkirstain/PickScore_v1": 3.9,
-    "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": 0.004,  # the tokenizer alone
-    "xswu/HPSv2": 2.0,
-    "openai/clip-vit-large-patch14": 1.7,
-    "trl-lib/ddpo-aesthetic-predictor": 0.004,
-    "THUDM/ImageReward": 1.8,
-    "google-bert/bert-base-uncased": 0.001,
-    "facebook/mask2former-swin-small-coco-instance": 0.3,
-}
 # Teraflops a second that training reaches in half precision, about 40 % of the peak; memory in GB
 GPUS = {"H100": (400, 80), "A100": (125, 80), "4090": (65, 24)}
-DEFAULT_RESOLUTION = 1024
+CPU_SHARE = 0.4  # of a matrix product's speed, measured with the built-in model
+GRID_IMAGES = 24  # drawn for every picture of the training
 # The paper's settings, where it states them (arXiv 2605.26013, section 5)
 PAPER: dict[str, Any] = {
     "model.path": "stabilityai/stable-diffusion-3.5-medium",
@@ -79,10 +49,20 @@ class Plan:
     sampling_calls: int
     learning_calls: int
     gradient_calls: int
-    memory_gb: float | None
-    hours: dict[str, float]
+    memory_gb: dict[str, float]  # stage -> peak; empty where the model is not known
+    fits: dict[str, list[str] | None]  # GPU -> the changes with which it fits; None where none do
+    flops: float | None
     downloads: dict[str, float]
     departures: list[str]
+
+    @property
+    def hours(self) -> dict[str, float]:
+        """On each GPU; scoring is not counted."""
+        return {} if self.flops is None else {name: self.hours_at(rate) for name, (rate, _) in GPUS.items()}
+
+    def hours_at(self, rate: float) -> float:
+        """At so many teraflops a second."""
+        return (self.flops or 0.0) / (rate * 1e12) / 3600
 
 
 def make_plan(config: Config) -> Plan:
@@ -94,28 +74,36 @@ def make_plan(config: Config) -> Plan:
     gradient = images * learn.t_draws
     others = gradient * (1 if config.objective.family == "reverse" else 2)  # reference, and rollout policy
     facts = MODELS.get(config.model.path)
-    hours: dict[str, float] = {}
+    flops: float | None = None
+    memory: dict[str, float] = {}
+    fits: dict[str, list[str] | None] = {}
     if facts:
         # a gradient costs two further passes, and one more where activations are computed again
         passes = sampling + others + gradient * (4 if config.model.gradient_checkpointing else 3)
-        flops = passes * forward_flops(facts, config) * config.run.iterations
-        hours = {name: flops / (rate * 1e12) / 3600 for name, (rate, _) in GPUS.items()}
+        evaluated = evaluated_images(config)
+        steps = config.evaluation.num_inference_steps * (2 if config.evaluation.guidance_scale != 1 else 1)
+        flops = (passes * config.run.iterations + evaluated * steps) * forward_flops(facts, config)
+        flops += (images * config.run.iterations + evaluated) * pixels(config) * facts.decode_flops
+        memory = stages(facts, config)
+        fits = {name: what_fits(facts, config, size) for name, (_, size) in GPUS.items()}
     return Plan(
         images=images,
         sampling_calls=sampling,
         learning_calls=gradient + others,
         gradient_calls=gradient,
-        memory_gb=None if facts is None else memory_gb(facts, config),
-        hours=hours,
+        memory_gb=memory,
+        fits=fits,
+        flops=flops,
         downloads=_downloads(config, facts),
         departures=departures(config),
     )
 
 
-def image_tokens(config: Config) -> int:
-    size = config.model.resolution or (64 if config.model.path in BUILT_IN_MODELS else DEFAULT_RESOLUTION)
-    height, width = size if isinstance(size, tuple) else (size, size)
-    return (height // 16) * (width // 16)
+def evaluated_images(config: Config) -> int:
+    """Drawn in all evaluations of a run and for its pictures."""
+    evaluation, run = config.evaluation, config.run
+    between = (run.iterations - 1) // evaluation.every if evaluation.every else 0
+    return (between + 2) * evaluation.num_images + (run.iterations // run.samples_every + 3) * GRID_IMAGES
 
 
 def forward_flops(facts: ModelFacts, config: Config) -> float:
@@ -124,29 +112,8 @@ def forward_flops(facts: ModelFacts, config: Config) -> float:
     return facts.parameters * 1e9 * tokens + 4 * facts.layers * facts.width * tokens**2
 
 
-def memory_gb(facts: ModelFacts, config: Config) -> float:
-    """On the GPU while learning, about: weights, three adapters with gradient and Adam's state, and activations."""
-    bytes_per_weight = {"float32": 4, "bfloat16": 2, "float16": 2}[config.model.dtype]
-    bits = {"8bit": 1.0, "4bit": 0.5}.get(config.model.quantization or "", bytes_per_weight)
-    weights = facts.parameters * bits
-    adapter = facts.layers * 8 * 2 * facts.width * config.policy.lora_rank / 1e9
-    adapters = adapter * 4 * 6 if config.policy.lora_rank else facts.parameters * 4 * 6
-    kept = 2 if config.model.gradient_checkpointing else 34  # numbers kept per token, layer and channel
-    tokens = image_tokens(config) + facts.text_tokens
-    layers = facts.layers + (34 / kept if config.model.gradient_checkpointing else 0)
-    activations = config.learn.batch_size * tokens * facts.width * layers * kept * bytes_per_weight / 1e9
-    idle = 0.0 if config.model.offload else facts.encoders + facts.vae * bytes_per_weight / 2
-    rewards = sum(DOWNLOADS[name] for name in _reward_weights(config))
-    return weights + adapters + activations + idle + rewards
-
-
-def _reward_weights(config: Config) -> list[str]:
-    names = {*config.reward_weights, *config.evaluation.rewards.values()}
-    return sorted({weights for name in names if name in BUILT_IN for weights in BUILT_IN[name].weights})
-
-
 def _downloads(config: Config, facts: ModelFacts | None) -> dict[str, float]:
-    found = {name: DOWNLOADS[name] for name in _reward_weights(config)}
+    found = {name: REWARDS[name] for name in reward_weights(config)}
     if facts and config.model.path not in BUILT_IN_MODELS:
         found = {config.model.path: facts.parameters * 2 + facts.encoders + facts.vae, **found}
     return found
@@ -182,6 +149,50 @@ def _describe_prompts(settings: PromptSettings) -> list[str]:
     return describe_sets(*load_prompt_sets(settings))
 
 
+def _cost_rows(plan: Plan) -> list[tuple[str, str]]:
+    """Memory by stage, then each device: hours, and whether it has the memory."""
+    if not plan.memory_gb:
+        return [("memory and hours", "not known for this model")]
+    rows = [(f"memory while {stage}, about", f"{size:.1f} GB") for stage, size in plan.memory_gb.items()]
+    stage, peak = max(plan.memory_gb.items(), key=lambda entry: entry[1])
+    rows.append(("most memory", f"{peak:.1f} GB, while {stage}"))
+    for name, (rate, size) in GPUS.items():
+        changes = plan.fits[name]
+        fits = "it fits"
+        if changes:
+            fits = f"its {size} GB are enough with {' '.join(changes)}"
+        elif changes is None:
+            fits = (
+                f"its {size} GB are not enough; learned rewards may be served by another machine (advantageflow serve)"
+            )
+        rows.append((f"hours on one {name}, about", f"{_hours(plan.hours[name])} at {rate} TFLOP/s; {fits}"))
+    speed, memory = cpu_rate(), main_memory_gb()
+    fits = "it fits" if peak <= memory else f"its {memory:.0f} GB are not enough"
+    rows.append(("hours on this CPU, about", f"{_hours(plan.hours_at(speed))} at {speed:.2g} TFLOP/s; {fits}"))
+    return [*rows, ("not counted", "scoring, and the start")]
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.1f}" if hours >= 0.1 else "less than 0.1"
+
+
+def cpu_rate() -> float:
+    """Teraflops a second that training may reach on this CPU, by a fifth of a second of matrix products."""
+    import numpy as np
+
+    size, seconds = 1024, 0.2
+    matrix = np.ones((size, size), np.float32)
+    end, fastest = time.perf_counter() + seconds, float("inf")
+    while (start := time.perf_counter()) < end:
+        matrix @ matrix
+        fastest = min(fastest, time.perf_counter() - start)
+    return CPU_SHARE * 2 * size**3 / fastest / 1e12
+
+
+def main_memory_gb() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+
+
 def print_plan(config: Config) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -194,16 +205,11 @@ def print_plan(config: Config) -> None:
     table.add_row("transformer calls per iteration", f"{plan.sampling_calls} sampling, {plan.learning_calls} learning")
     table.add_row("  of these with gradients", str(plan.gradient_calls))
     table.add_row("iterations", str(config.run.iterations))
-    if plan.memory_gb is None:
-        table.add_row("memory and hours", "not known for this model")
-    else:
-        table.add_row("GPU memory, about", f"{plan.memory_gb:.0f} GB")
-        for name, hours in plan.hours.items():
-            rate, memory = GPUS[name]
-            fits = "" if plan.memory_gb <= memory else f", but it has {memory} GB"
-            table.add_row(f"hours on one {name}, about", f"{hours:.1f} at {rate} TFLOP/s{fits}")
-    for name, size in plan.downloads.items():
-        table.add_row("fetched on first use", f"{name}, {size:.1f} GB")
+    for row in _cost_rows(plan):
+        table.add_row(*row)
+    if plan.downloads:
+        parts = ", ".join(f"{name} {size:.1f}" for name, size in plan.downloads.items())
+        table.add_row("fetched on first use", f"{sum(plan.downloads.values()):.1f} GB: {parts}")
     console = Console()
     console.print(table)
     for line in prompts:

@@ -1,0 +1,193 @@
+"""How much memory each stage of a run takes, estimated from the sizes of known models, and what makes it fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from advantageflow.config import Config
+from advantageflow.models import BUILT_IN as BUILT_IN_MODELS
+from advantageflow.rewards import BUILT_IN
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """A transformer of two streams, and what goes with it.
+
+    Args:
+        parameters: of the transformer, in billions.
+        width, layers: of the transformer.
+        text_tokens, text_width: of a prompt's embedding.
+        encoders, vae: text encoders and VAE in half precision, GB.
+        decode_bytes: that decoding takes per pixel in half precision, at its peak.
+        decode_flops: of decoding, per pixel.
+    """
+
+    parameters: float
+    width: int
+    layers: int
+    text_tokens: int
+    text_width: int
+    encoders: float
+    vae: float
+    decode_bytes: float = 1900  # 16 pictures of 512² take 8 GB
+    decode_flops: float = 9.5e6
+
+
+def _small(parameters: float, width: int) -> ModelFacts:
+    """A built-in model: its VAE has a sixteenth of the channels."""
+    return ModelFacts(parameters, width, 6, 10, 128, 0.001, 0.002, 1900 / 16, 9.5e6 / 256)
+
+
+MODELS = {
+    "scenes": _small(0.0054, 160),
+    "words": _small(0.0035, 128),
+    "stabilityai/stable-diffusion-3.5-medium": ModelFacts(2.47, 1536, 24, 205, 4096, 11.4, 0.17),
+    "stabilityai/stable-diffusion-3.5-large": ModelFacts(8.06, 2432, 38, 205, 4096, 11.4, 0.17),
+    "black-forest-labs/FLUX.1-dev": ModelFacts(11.9, 3072, 57, 512, 4096, 9.8, 0.17),
+    "black-forest-labs/FLUX.1-schnell": ModelFacts(11.9, 3072, 57, 512, 4096, 9.8, 0.17),
+    "Qwen/Qwen-Image": ModelFacts(20.4, 3072, 60, 128, 3584, 16.6, 0.25),
+}
+# Hub repository of a reward -> about how many GB are fetched, and are held while it scores
+REWARDS = {
+    "yuvalkirstain/PickScore_v1": 3.9,
+    "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": 0.004,  # the tokenizer alone
+    "xswu/HPSv2": 2.0,
+    "openai/clip-vit-large-patch14": 1.7,
+    "trl-lib/ddpo-aesthetic-predictor": 0.004,
+    "THUDM/ImageReward": 1.8,
+    "google-bert/bert-base-uncased": 0.001,
+    "facebook/mask2former-swin-small-coco-instance": 0.3,
+}
+DEFAULT_RESOLUTION = 1024
+CACHED_PROMPTS = 2048  # whose embeddings are kept
+CUDA_CONTEXT = 0.6
+ENCODING = 0.5  # activations of the text encoders, for one prompt
+REWARD_IMAGE = 0.02  # activations of a learned reward, for one picture
+LIVE = 16  # numbers per token and channel that a layer holds at once without gradients
+KEPT, KEPT_CHECKPOINTED = 34, 2  # numbers per token, channel and layer that are kept for the gradient
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def pixels(config: Config) -> int:
+    """Of one image."""
+    size = config.model.resolution or (64 if config.model.path in BUILT_IN_MODELS else DEFAULT_RESOLUTION)
+    height, width = size if isinstance(size, tuple) else (size, size)
+    return height * width
+
+
+def image_tokens(config: Config) -> int:
+    """Patches of 16 by 16 pixels."""
+    return pixels(config) // 256
+
+
+def reward_weights(config: Config) -> list[str]:
+    """Hub repositories of the rewards that are trained on or evaluated."""
+    names = {*config.reward_weights, *config.evaluation.rewards.values()}
+    return sorted({weights for name in names if name in BUILT_IN for weights in BUILT_IN[name].weights})
+
+
+def stages(facts: ModelFacts, config: Config) -> dict[str, float]:
+    """GB at the peak of each stage, about: what is there all the time, and what the stage adds."""
+    model, rollout = config.model, config.rollout
+    precision = BYTES[model.dtype]
+    encoders, vae = facts.encoders * precision / 2, facts.vae * precision / 2
+    tokens = image_tokens(config) + facts.text_tokens
+    channels = tokens * facts.width * precision / 1e9  # one number per token and channel, of one image
+    rewards = sum(REWARDS[name] for name in reward_weights(config))
+    shared = _weights(facts, config) + _embeddings(facts, config) + rewards
+    shared += 0.0 if model.device == "cpu" else CUDA_CONTEXT
+    scoring = REWARD_IMAGE * rollout.batch_size if rewards else 0.0
+    idle = 0.0 if model.offload else encoders + vae
+    passes = 2 if rollout.guidance_scale != 1 else 1
+    sampling = rollout.batch_size * passes * channels * LIVE + _latents(config)
+    decoded = 1 if model.vae_slicing else rollout.batch_size
+    decoding = decoded * pixels(config) * facts.decode_bytes * precision / 2 / 1e9
+    kept = KEPT_CHECKPOINTED if model.gradient_checkpointing else KEPT
+    layers = facts.layers + (KEPT / kept if model.gradient_checkpointing else 0)
+    return {
+        "text encoding": shared + encoders + (0 if model.offload else vae) + ENCODING * min(1, facts.encoders),
+        "sampling": shared + idle + sampling,
+        "decoding": shared + (vae if model.offload else idle) + decoding + _latents(config),
+        "scoring and sampling": shared + idle + sampling + scoring,
+        "learning": shared + idle + config.learn.batch_size * channels * layers * kept + _latents(config),
+    }
+
+
+def _weights(facts: ModelFacts, config: Config) -> float:
+    """The transformer, and of what is trained: copies for each role, gradients, and the optimizer's state."""
+    bits = {"8bit": 1.0, "4bit": 0.5}.get(config.model.quantization or "", BYTES[config.model.dtype])
+    moments = 2 if config.learn.optimizer == "adamw_8bit" else 8
+    if config.policy.lora_rank:
+        # learner, rollout, average; the gradient, two copies by sign of the advantage, the weights before the step
+        adapter = facts.layers * 8 * 2 * facts.width * config.policy.lora_rank / 1e9
+        return facts.parameters * bits + adapter * (7 * 4 + moments)
+    # beside the learner: rollout, average, reference, the gradient, the weights before the step
+    return facts.parameters * (bits + 5 * 4 + moments)
+
+
+def _embeddings(facts: ModelFacts, config: Config) -> float:
+    drawn = config.rollout.prompts_per_iteration * config.run.iterations + config.evaluation.num_images
+    numbers = min(CACHED_PROMPTS, drawn) * facts.text_tokens * facts.text_width
+    return numbers * BYTES[config.model.dtype] / 1e9
+
+
+def _latents(config: Config) -> float:
+    """Of an iteration's images, 64 numbers a token; with all states of the path where it is an SDE's."""
+    images = config.rollout.prompts_per_iteration * config.rollout.images_per_prompt
+    states = config.rollout.num_inference_steps + 2 if config.objective.family == "reverse" else 1
+    return images * states * image_tokens(config) * 64 * 4 / 1e9
+
+
+def what_fits(facts: ModelFacts, config: Config, capacity: float) -> list[str] | None:
+    """The fewest changes, the cheapest first, with which no stage takes more than `capacity` GB; None if none do."""
+    changes: list[tuple[str, str, Any]] = []
+    for change in _savings(config):
+        before = max(stages(facts, _changed(config, changes)).values())
+        if before <= capacity:
+            break
+        if max(stages(facts, _changed(config, [*changes, change])).values()) < before:
+            changes = [other for other in changes if other[:2] != change[:2]] + [change]
+    if max(stages(facts, _changed(config, changes)).values()) > capacity:
+        return None
+    for change in list(changes):  # a later one may have made an earlier one needless
+        fewer = [other for other in changes if other != change]
+        if max(stages(facts, _changed(config, fewer)).values()) <= capacity:
+            changes = fewer
+    return [f"{section}.{key}={_written(value)}" for section, key, value in changes]
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, dict):
+        return "'{" + ", ".join(f"{key}: {part}" for key, part in value.items()) + "}'"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _savings(config: Config) -> Iterator[tuple[str, str, Any]]:
+    """Changes that save memory: first those that cost little time, then those that cost much, last precision."""
+    yield ("model", "vae_slicing", True)
+    yield ("model", "offload", True)
+    for section in ("rollout", "learn"):
+        size = getattr(config, section).batch_size
+        while size > 4:
+            size //= 2
+            yield (section, "batch_size", size)
+    yield ("model", "gradient_checkpointing", True)
+    yield ("rollout", "batch_size", 1)
+    yield ("learn", "batch_size", 1)
+    yield ("learn", "optimizer", "adamw_8bit")
+    trained = {label: name for label, name in config.evaluation.rewards.items() if name in config.reward_weights}
+    if trained:
+        yield ("evaluation", "rewards", trained)
+    if config.policy.lora_rank:
+        yield ("model", "dtype", "bfloat16")
+        yield ("model", "quantization", "8bit")
+        yield ("model", "quantization", "4bit")
+
+
+def _changed(config: Config, changes: list[tuple[str, str, Any]]) -> Config:
+    for section, key, value in changes:
+        part = getattr(config, section).model_copy(update={key: value})
+        config = config.model_copy(update={section: part})
+    return config
