@@ -114,3 +114,10 @@ def test_the_drawn_worlds_prompts_stay_in_the_drawn_world():
     assert prompts("scenes", "prompts.held_out=0.2") == ("scenes:train", 0.2)
     written = yaml.safe_load(dump_config(load_config("scenes", ["prompts.train=mine.txt"])))
     assert written["prompts"]["held_out"] is None
+
+
+def test_a_configuration_that_is_read_back_is_the_same_to_the_letter():
+    """A default of 64 for a float would come back as 64.0, and the bytes of a continued run's export would differ."""
+    for recipe in recipe_names():
+        written = dump_config(load_config(recipe))
+        assert dump_config(check_config(yaml.safe_load(written))) == written

@@ -28,7 +28,7 @@ PathText = Annotated[str, AfterValidator(os.path.expanduser)]  # `~` is the home
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
 
 class ModelSettings(Section):
