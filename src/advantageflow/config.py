@@ -383,7 +383,7 @@ def _check_combination(config: Config) -> None:
         check_label(label)
     if config.run.best is not None and config.run.best not in config.evaluation.rewards:
         raise ConfigError(
-            f"run.best is {config.run.best!r}; allowed: a label of evaluation.rewards, "
+            f"run.best is {shown(config.run.best)}; allowed: a label of evaluation.rewards, "
             f"{', '.join(config.evaluation.rewards)}"
         )
 

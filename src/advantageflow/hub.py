@@ -57,7 +57,7 @@ def file_of_hub(repository: str, name: str, *, missing: bool = False) -> Path | 
         if missing and (absent or isinstance(error, RemoteEntryNotFoundError)):
             return None
         if isinstance(error, RemoteEntryNotFoundError):
-            raise ConfigError(f"cannot load {repository!r}: it has no file {name}") from error
+            raise ConfigError(f"cannot load {shown(repository)}: it has no file {name}") from error
         raise cannot_fetch(repository, error) from error
 
 

@@ -120,7 +120,7 @@ class PromptSet:
         """
         accepts = getattr(reward, "check_prompt", None)
         if accepts:
-            self.check(accepts, f"the reward {name!r}")
+            self.check(accepts, f"the reward {shown(name)}")
 
     def check(self, accepts: Callable[[str], object], needs: str) -> None:
         """Check that every prompt is one that a reward can score.
@@ -336,12 +336,12 @@ def _record(row: object, origin: str, column: str, task_column: str) -> Record:
         return Record(row, "all", origin, {})
     if not isinstance(row, dict):
         raise ConfigError(
-            f"{origin} is {shown(row)}; a prompt is a text (in quotation marks), or in the column {column!r}"
+            f"{origin} is {shown(row)}; a prompt is a text (in quotation marks), or in the column {shown(column)}"
         )
     if not isinstance(row.get(column), str):
         has = shown(", ".join(map(str, row)))[1:-1]
         what = f"{shown(row[column])}, no text," if column in row else "no text"
-        raise ConfigError(f"{origin} has {what} in the column {column!r} (it has {has}); set prompts.column")
+        raise ConfigError(f"{origin} has {what} in the column {shown(column)} (it has {has}); set prompts.column")
     metadata, left_out = {}, []
     for name, value in row.items():
         try:

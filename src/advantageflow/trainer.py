@@ -23,7 +23,7 @@ from torch import Tensor
 from advantageflow.advantages import combine_rewards, group_advantages, zero_variance_groups
 from advantageflow.config import Config, ConfigError
 from advantageflow.environment import peak_memory
-from advantageflow.errors import NonFiniteError
+from advantageflow.errors import NonFiniteError, shown
 from advantageflow.evaluation import Evaluation, evaluate
 from advantageflow.keeper import Keeper
 from advantageflow.learning import Terms, batches, by_sign, draw_steps, draw_times, forward_terms, reverse_terms
@@ -274,7 +274,7 @@ class Trainer:
             image = terms.images[bad[0]]
             values = {name: value[bad[0]].item() for name, value in terms.terms.items()}
             raise NonFiniteError(
-                f"the loss of sample {image} (prompt {prompts[image]!r}) is {loss[bad[0]].item()} in iteration "
+                f"the loss of sample {image} (prompt {shown(prompts[image])}) is {loss[bad[0]].item()} in iteration "
                 f"{self.iteration}: {values}; lower learn.learning_rate, then continue from the last checkpoint"
             )
 
@@ -297,10 +297,10 @@ class Trainer:
             )
 
     def _draw_samples(self, role: Role = "average") -> Evaluation:
-        shown = self._evaluate(role, GRID_IMAGES)
-        labelled_grid(shown).save(self.directory.samples / f"{self.iteration:06d}.png")
-        self.directory.write_samples(self.iteration, shown)
-        return shown
+        drawn = self._evaluate(role, GRID_IMAGES)
+        labelled_grid(drawn).save(self.directory.samples / f"{self.iteration:06d}.png")
+        self.directory.write_samples(self.iteration, drawn)
+        return drawn
 
     def _finish(self) -> dict[str, Any]:
         self.evaluation = after = self._evaluate("average").summary()

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from advantageflow.errors import shown
+
 if TYPE_CHECKING:
     from advantageflow.run_directory import RunDirectory
 
@@ -65,7 +67,7 @@ def _chosen(directory: RunDirectory, iteration: str) -> int:
         return found
     if not iteration.isdecimal() or int(iteration) not in kept:
         raise ConfigError(
-            f"--iteration is {iteration[:200]!r}; allowed: last, best, or a checkpoint that was kept: "
+            f"--iteration is {shown(iteration)}; allowed: last, best, or a checkpoint that was kept: "
             f"{', '.join(map(str, kept))}"
         )
     return int(iteration)

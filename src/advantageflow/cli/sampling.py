@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from advantageflow.errors import shown
+
 if TYPE_CHECKING:
     from advantageflow.candidates import Candidate
     from advantageflow.config import Config
@@ -96,7 +98,7 @@ def evaluate(
     from advantageflow.config import ConfigError
 
     if preset and preset not in PRESETS:
-        raise ConfigError(f"unknown preset {preset[:200]!r}; allowed: {', '.join(PRESETS)}")
+        raise ConfigError(f"unknown preset {shown(preset)}; allowed: {', '.join(PRESETS)}")
     if json_file:
         from advantageflow.places import check_file
 
@@ -328,7 +330,7 @@ def _scales(text: str) -> list[float]:
         if not all(math.isfinite(scale) and scale >= 0 for scale in scales):
             raise ValueError
     except ValueError:
-        raise ConfigError(f"--guidance is {text[:200]!r}; give scales such as 1.0 or 1.0,4.5") from None
+        raise ConfigError(f"--guidance is {shown(text)}; give scales such as 1.0 or 1.0,4.5") from None
     return scales
 
 

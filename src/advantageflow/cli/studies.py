@@ -36,10 +36,11 @@ def compare(
     from rich.console import Console
     from rich.live import Live
     from rich.markdown import Markdown
+    from rich.markup import escape
     from rich.table import Table
 
     from advantageflow import compare as comparison
-    from advantageflow.config import ConfigError
+    from advantageflow.errors import ConfigError, shown
     from advantageflow.places import check_folder
     from advantageflow.report.comparison import table
 
@@ -48,20 +49,20 @@ def compare(
     labels = [arm.label for arm in arms]
     baseline = baseline or ("nft" if "nft" in labels else labels[0])
     if baseline not in labels:
-        raise ConfigError(f"--baseline is {baseline!r}; the arms are {', '.join(labels)}")
+        raise ConfigError(f"--baseline is {shown(baseline)}; the arms are {', '.join(labels)}")
     console = Console()
     runs = comparison.plan_runs(arms, seeds, budget, changes or [], output, say=console.print)
 
     def status() -> Table:
-        shown = Table("arm", *(f"seed {seed}" for seed in range(seeds)))
+        grid = Table("arm", *(f"seed {seed}" for seed in range(seeds)))
         for label in labels:
             cells = []
             for run in (run for run in runs if run.arm.label == label):
                 rows = run.rows()
                 state = "diverged" if run.diverged else "done" if run.finished else ""
                 cells.append(f"{len(rows)}: {rows[-1]['reward/mean']:.3f} {state}" if rows else state or "-")
-            shown.add_row(label, *cells)
-        return shown
+            grid.add_row(escape(label), *cells)
+        return grid
 
     with _until_stopped(console), Live(get_renderable=status, console=console, refresh_per_second=0.5):
         comparison.finish_all(runs, jobs=jobs, threads=threads)

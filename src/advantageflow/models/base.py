@@ -30,7 +30,7 @@ from advantageflow.adapters import (
     write_adapter,
 )
 from advantageflow.config import ModelSettings
-from advantageflow.errors import ConfigError, NonFiniteError
+from advantageflow.errors import ConfigError, NonFiniteError, shown
 from advantageflow.fingerprint import of_value
 from advantageflow.models.conditioning import Conditioning as Conditioning
 from advantageflow.models.conditioning import PromptStore
@@ -86,7 +86,7 @@ class FlowModel(ABC):
             try:
                 transformer.set_attention_backend(settings.attention)  # type: ignore[operator]
             except (ValueError, RuntimeError, ImportError) as error:
-                raise ConfigError(f"model.attention is {settings.attention!r}: {error}") from error
+                raise ConfigError(f"model.attention is {shown(settings.attention)}: {error}") from error
         if settings.compile:
             for part in list(transformer.modules()):  # every block alone: they share one compilation
                 if type(part).__name__.endswith("TransformerBlock"):

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 
 from advantageflow.config import ModelSettings
-from advantageflow.errors import ConfigError
+from advantageflow.errors import ConfigError, shown
 from advantageflow.hub import cannot_fetch
 from advantageflow.models.source import INDEX, locate
 
@@ -38,7 +38,9 @@ def load_pipeline(pipeline_class: Any, transformer_class: Any, settings: ModelSe
     except (OSError, ImportError, ValueError, SafetensorError) as error:
         if not Path(path).exists() and not isinstance(error, ImportError):
             raise cannot_fetch(path, error) from error
-        raise ConfigError(f"cannot load the model {settings.path!r}: {' '.join(str(error).split())[:300]}") from error
+        raise ConfigError(
+            f"cannot load the model {shown(settings.path)}: {' '.join(str(error).split())[:300]}"
+        ) from error
 
 
 def _load_quantized(path: str, settings: ModelSettings, dtype: torch.dtype) -> Any:

@@ -39,7 +39,9 @@ def check_model_path(path: str, base: str | None = None) -> None:
         _check_file(path, base)
         return
     if base is not None:
-        raise ConfigError(f"model.base is {base!r}, but model.path {path!r} is no single file; remove model.base")
+        raise ConfigError(
+            f"model.base is {shown(base)}, but model.path {shown(path)} is no single file; remove model.base"
+        )
     if (Path(path) / INDEX).is_file():
         return
     if path.count("/") != 1 or path.startswith((".", "/")) or Path(path).exists():
@@ -53,11 +55,11 @@ def _check_file(path: str, base: str | None) -> None:
     if not Path(path).is_file():
         raise ConfigError(f"model {shown(path)} does not exist")
     if Path(path).suffix in PICKLED:
-        raise ConfigError(f"model {path!r} is pickled, and nothing is unpickled here; give it as .safetensors")
+        raise ConfigError(f"model {shown(path)} is pickled, and nothing is unpickled here; give it as .safetensors")
     if base is None:
         raise ConfigError(
-            f"model {path!r} is a single file, of which the transformer alone is read; set model.base to the folder or "
-            "hub name of the pipeline that has all else, such as stabilityai/stable-diffusion-3.5-medium"
+            f"model {shown(path)} is a single file, of which the transformer alone is read; set model.base to the "
+            "folder or hub name of the pipeline that has all else, such as stabilityai/stable-diffusion-3.5-medium"
         )
     check_model_path(base)
 
@@ -77,7 +79,7 @@ def family_of(path: str) -> str:
         notice_offline()
         return str(DiffusionPipeline.load_config(path)["_class_name"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"cannot load the model {path!r}: its {INDEX} is damaged ({error!r:.200})") from error
+        raise ConfigError(f"cannot load the model {shown(path)}: its {INDEX} is damaged ({error!r:.200})") from error
     except OSError as error:
         raise cannot_fetch(path, error) from error
 

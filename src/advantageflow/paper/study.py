@@ -17,6 +17,7 @@ from pathlib import Path
 from advantageflow import children
 from advantageflow.compare import Arm, Run, finish, slug
 from advantageflow.config import ConfigError, check_config, flatten, load_config
+from advantageflow.errors import shown
 from advantageflow.paper.experiments import ARMS, GUIDANCE, METHODS, MULTI, SEARCH, SEARCHED_RATES, Panel, searched
 from advantageflow.processes import child_environment, in_parallel
 from advantageflow.record import Record
@@ -64,8 +65,8 @@ class Study:
         now = flatten(load_config(run.arm.recipe, changes).model_dump(mode="json"))
         changed = [key for key in {**then, **now} if then.get(key) != now.get(key)]
         if changed:
-            shown = ", ".join(f"{key} is {now.get(key)!r} and was {then.get(key)!r}" for key in changed)
-            raise ConfigError(f"the record {file} was made with other settings ({shown}); remove it to run again")
+            parts = ", ".join(f"{key} is {shown(now.get(key))} and was {shown(then.get(key))}" for key in changed)
+            raise ConfigError(f"the record {file} was made with other settings ({parts}); remove it to run again")
 
     def file(self, recipe: str, label: str, seed: int) -> Path:
         """Where the record of a run is kept."""
