@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 
@@ -18,6 +19,7 @@ from advantageflow.errors import ConfigError, NonFiniteError
 from advantageflow.folder_lock import locked
 from advantageflow.interrupts import EXIT_CODE, stopping
 from advantageflow.keeping import saved
+from advantageflow.record import read_run
 from advantageflow.run_directory import RunDirectory
 
 SCENES = {"train": "scenes:train", "held_out": "scenes:held_out"}
@@ -121,8 +123,6 @@ def test_full_fine_tuning_exports_the_transformer(tmp_path, tiny_pipeline_folder
 
 
 def test_changes_are_used_kept_and_told(finished, tmp_path, tiny_pipeline_folder):
-    import shutil
-
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     code, text = command("train", "--resume", folder, "run.iterations=7", "learn.learning_rate=5e-4")
@@ -139,6 +139,19 @@ def test_changes_are_used_kept_and_told(finished, tmp_path, tiny_pipeline_folder
     directory.write_config(config.model_copy(update={"seed": 5}))  # by hand
     with pytest.raises(ConfigError, match=r"other settings than config.yaml has \(seed 0\)"):
         command("train", "--resume", folder, "run.iterations=9")
+
+
+def test_another_evaluation_starts_anew_with_the_base_model(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    rewards = "evaluation.rewards={mine: scenes_graded}"
+    code, text = command("train", "--resume", folder, "run.iterations=9", "evaluation.every=4", rewards)
+    assert code == 0, text
+    assert "the base model is evaluated again" in text
+    record = read_run(folder, "arm", 0)
+    assert [done for done, _ in record.evaluations] == [0, 8, 9]
+    assert all(set(scores) == {"mine", "tasks"} for _, scores in record.evaluations)
+    assert len(record.curve("mine", "seconds")[1]) == 3
 
 
 def test_prompts_that_were_edited_are_refused_unless_told(tmp_path, model):

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from torch import Tensor
 
+from advantageflow.changes import evaluates_anew
 from advantageflow.checkpoint import Tensors, atomic_directory, load_state, save_state, write_atomic
 from advantageflow.config import Config, ConfigError, RunSettings, check_config, dump_config
 from advantageflow.environment import environment
@@ -144,6 +145,8 @@ class RunDirectory:
     def metrics(self) -> list[dict[str, Any]]:
         """All complete rows; a last line that was cut off by a kill is not one.
 
+        Held-out scores that were made in another way than the run's last ones, before a change, are left out.
+
         Raises:
             DamagedError: one is not a row, or not the next one.
         """
@@ -161,6 +164,9 @@ class RunDirectory:
                     check_scores(value, where)
                 elif not isinstance(value, int | float | None):
                     raise DamagedError(f"{where} is damaged: {name!r} is of the type {type(value).__name__}")
+        anew = [entry["iteration"] for entry in self.changes() if evaluates_anew(entry.get("settings", {}))]
+        for row in rows[: max(anew, default=0)]:
+            row.pop("evaluation", None)
         return rows
 
     def _lines(self) -> list[str]:
