@@ -14,9 +14,11 @@ from torch.utils._pytree import tree_leaves
 
 import advantageflow
 from advantageflow.cli import main
+from advantageflow.config import load_config
 from advantageflow.learning import forward_terms, reverse_terms
 from advantageflow.models.base import Conditioning, FlowModel
 from advantageflow.objectives import OBJECTIVES, FlowGRPO
+from advantageflow.plan import print_plan
 from advantageflow.rollout import Samples
 from advantageflow.solvers import ODE_SOLVERS, flow_sde_step
 
@@ -88,6 +90,11 @@ def test_windows_is_refused_in_one_sentence(arguments, monkeypatch, capsys):
     assert capsys.readouterr().err.splitlines() == [
         "error: AdvantageFlow runs on Linux and macOS; on Windows use the Linux of WSL 2 (wsl --install)"
     ]
+
+
+def test_brackets_in_names_are_no_markup(capsys):
+    print_plan(load_config("scenes", ['name="[/b]"']))
+    assert "Plan of [/b]" in capsys.readouterr().out
 
 
 def test_several_processes_are_refused_by_every_command(monkeypatch, capsys):

@@ -210,11 +210,11 @@ def print_plan(config: Config) -> None:
     if plan.downloads:
         parts = ", ".join(f"{name} {size:.1f}" for name, size in plan.downloads.items())
         table.add_row("fetched on first use", f"{sum(plan.downloads.values()):.1f} GB: {parts}")
-    console = Console()
+    console = Console(markup=False)
     console.print(table)
     for line in prompts:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True)
     if plan.departures:
         console.print("Departures from the paper:", highlight=False)
         for line in (*plan.departures, UNSTATED):
-            console.print(f"- {line}", highlight=False, markup=False)
+            console.print(f"- {line}", highlight=False)

@@ -45,7 +45,7 @@ def export(
     label = directory.config().best_score
     told = {"here": record.get("evaluation"), "base model": record.get("before")}
     scores = ", ".join(f"{name} {found[label]:.3f}" for name, found in told.items() if found and label in found)
-    Console().print(
+    Console(markup=False).print(
         f"iteration {number}{f' ({label}: {scores})' if scores else ''}: {done[0]}", highlight=False, soft_wrap=True
     )
 

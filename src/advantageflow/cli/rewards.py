@@ -30,10 +30,10 @@ def list_rewards() -> None:
         table.add_row(
             name, reward.about, f"missing {', '.join(missing)}" if missing else "installed", "\n".join(reward.weights)
         )
-    console = Console()
+    console = Console(markup=False)
     console.print(table)
     if any(reward.missing() for reward in BUILT_IN.values()):
-        console.print('install what is missing: pip install "advantageflow[rewards]"', markup=False)
+        console.print('install what is missing: pip install "advantageflow[rewards]"')
 
 
 @app.command("check")
@@ -54,9 +54,9 @@ def check_rewards(
     from advantageflow.rewards import load_reward
     from advantageflow.rewards.scoring import score
 
-    console, own = Console(), load_prompts(prompts, column) if prompts else None
+    console, own = Console(markup=False), load_prompts(prompts, column) if prompts else None
     if own:
-        console.print(f"prompts: {own.describe()}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"prompts: {own.describe()}", highlight=False, soft_wrap=True)
     defaults = {"geneval": "a photo of a cup", "scenes": "a circle"}
     for name in names:
         family, reward = name.split("_")[0], load_reward(name)
@@ -65,10 +65,10 @@ def check_rewards(
         texts = own.texts[:UNDERSTOOD] if own else (defaults.get(family, 'a sign that says "OPEN"'),)
         size = 64 if family == "scenes" else 512
         value = score(name, reward, torch.full((1, 3, size, size), 0.5), [texts[0]]).item()
-        console.print(f"{name}: {value:.4f} for a grey image and the prompt {shown(texts[0])}", markup=False)
+        console.print(f"{name}: {value:.4f} for a grey image and the prompt {shown(texts[0])}")
         if understood := getattr(reward, "understood", None):
             for text in texts:
-                console.print(f"  {shown(text)}: {understood(text)}", highlight=False, markup=False, soft_wrap=True)
+                console.print(f"  {shown(text)}: {understood(text)}", highlight=False, soft_wrap=True)
 
 
 @app.command("score")
@@ -94,7 +94,7 @@ def score_images(
         image = torch.from_numpy(pixels.copy()).permute(2, 0, 1).unsqueeze(0).float() / 255
         values = (score(name, function, image, [prompt]).item() for name, function in functions.items())
         table.add_row(str(path), *(f"{value:.4f}" for value in values))
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 def serve(

@@ -146,17 +146,17 @@ def _evaluate(candidates: list[Candidate], chosen: dict[str, Any], config: Confi
     functions = {label: load_reward(name) for label, name in named.items()}
     for label, name in named.items():
         prompts.check_for(name, functions[label])
-    Console().print(f"prompts: {prompts.describe()}", highlight=False, markup=False, soft_wrap=True)
+    Console(markup=False).print(f"prompts: {prompts.describe()}", highlight=False, soft_wrap=True)
     contents = reward_contents(named, functions) if folder else {}
     columns = _columns(candidates, scales, chosen, prompts, functions, folder, contents)
     table = markdown(columns)
     title = f"{chosen['images']} images, {chosen['steps']} steps, guidance {chosen['guidance']}"
-    Console().print(Markdown(f"**{title}**\n\n{table}"))
+    Console(markup=False).print(Markdown(f"**{title}**\n\n{table}"))
     means = json.dumps({"images": chosen["images"], **settings, "models": as_json(columns)}, indent=2) + "\n"
     if folder:
         write_atomic(folder / "scores.json", means)
         write_atomic(folder / "scores.md", f"# {title}\n\n{table}")
-        Console().print(f"tables and grids: {folder}", highlight=False, soft_wrap=True)
+        Console(markup=False).print(f"tables and grids: {folder}", highlight=False, soft_wrap=True)
     return means
 
 
@@ -170,6 +170,7 @@ def _columns(
     contents: dict[str, Any],
 ) -> dict[str, Any]:
     """Title -> rows of scores, of every model with every guidance scale."""
+    from rich.markup import escape
     from rich.progress import Progress
 
     from advantageflow.scoreboard import keep_for, score_images
@@ -180,7 +181,7 @@ def _columns(
             model = candidate.load()
             for scale in scales:
                 column = candidate.name if len(scales) == 1 else f"{candidate.name}, guidance {scale:g}"
-                task = progress.add_task(column, total=chosen["images"])
+                task = progress.add_task(escape(column), total=chosen["images"])
                 file = folder / f"{number}-guidance{scale:g}.jsonl" if folder else None
                 if file:
                     decided = {**candidate.contents(), "rewards": contents}
@@ -261,6 +262,7 @@ def _draw(
     seed: int,
 ) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import Progress
 
     from advantageflow.drawing import write_pictures
@@ -277,7 +279,7 @@ def _draw(
     grids = []
     with Progress() as progress:
         for number, candidate in enumerate(candidates):
-            task = progress.add_task(candidate.name, total=len(repeated))
+            task = progress.add_task(escape(candidate.name), total=len(repeated))
             loaded = candidate.load()
             found = evaluate_model(
                 loaded,
@@ -297,7 +299,7 @@ def _draw(
             write_pictures(folder, str(number), found, about)
             grids.append(labelled_grid(found, candidate.name if len(candidates) > 1 else "", columns=images))
     save_picture(stack(grids), output, format="PNG")
-    Console().print(f"wrote {output}, and every image in {folder}", highlight=False, soft_wrap=True)
+    Console(markup=False).print(f"wrote {output}, and every image in {folder}", highlight=False, soft_wrap=True)
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,6 @@ def compare(
     from rich.console import Console
     from rich.live import Live
     from rich.markdown import Markdown
-    from rich.markup import escape
     from rich.table import Table
 
     from advantageflow import compare as comparison
@@ -50,7 +49,7 @@ def compare(
     baseline = baseline or ("nft" if "nft" in labels else labels[0])
     if baseline not in labels:
         raise ConfigError(f"--baseline is {shown(baseline)}; the arms are {', '.join(labels)}")
-    console = Console()
+    console = Console(markup=False)
     runs = comparison.plan_runs(arms, seeds, budget, changes or [], output, say=console.print)
 
     def status() -> Table:
@@ -61,7 +60,7 @@ def compare(
                 rows = run.rows()
                 state = "diverged" if run.diverged else "done" if run.finished else ""
                 cells.append(f"{len(rows)}: {rows[-1]['reward/mean']:.3f} {state}" if rows else state or "-")
-            grid.add_row(escape(label), *cells)
+            grid.add_row(label, *cells)
         return grid
 
     with _until_stopped(console), Live(get_renderable=status, console=console, refresh_per_second=0.5):
@@ -70,7 +69,7 @@ def compare(
     console.print(Markdown(table(result)))
     console.print(f"figures, numbers and report.html: {output}", highlight=False, soft_wrap=True)
     if not (output / "report.html").exists():
-        console.print('report.html needs plotly: pip install "advantageflow[report]"', markup=False)
+        console.print('report.html needs plotly: pip install "advantageflow[report]"')
 
 
 @contextmanager
@@ -111,7 +110,7 @@ def reproduce(
     study = Study(runs, results)
     if quick:
         study = Study(runs / "quick", runs / "quick" / "results", QUICK, seeds=1)
-    console = Console()
+    console = Console(markup=False)
     plan = study.plan([panel for name in names for panel in FIGURES[name]])
     if not only_report:
         columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
@@ -136,4 +135,4 @@ def report(
     from advantageflow.report.run_page import write_report
 
     check_file(output)
-    Console().print(f"wrote {write_report(runs, output)}", highlight=False, soft_wrap=True)
+    Console(markup=False).print(f"wrote {write_report(runs, output)}", highlight=False, soft_wrap=True)

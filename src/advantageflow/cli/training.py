@@ -47,13 +47,13 @@ def train(
     from advantageflow.run_directory import RunDirectory
 
     if resume is not None:
-        _resume(Console(), resume, changes or [], accept_changes)
+        _resume(Console(markup=False), resume, changes or [], accept_changes)
         return
     folder = output or Path("runs") / f"{Path(recipe or 'scenes').stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     RunDirectory.check_new(folder)
     inputs = _load_inputs(config)
     with locked(folder):
-        _run(Console(), config, RunDirectory.create(folder, config), inputs)
+        _run(Console(markup=False), config, RunDirectory.create(folder, config), inputs)
 
 
 def _resume(console: Console, folder: Path, overrides: list[str], accept_changes: bool) -> None:
@@ -127,7 +127,7 @@ def _run(
     console.print(f"run folder: {directory.path}", highlight=False)
     told = describe_sets(inputs["train_prompts"], inputs["held_out_prompts"])
     for line in told:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True)
     fingerprints = of_inputs(inputs["train_prompts"], inputs["held_out_prompts"], inputs["rewards"])
     if not accept_changes:
         check_inputs(directory.latest_record(), fingerprints)
