@@ -161,6 +161,14 @@ def plan_runs(
             raise ConfigError("every run of a comparison has a seed of its own, from 0; give their number with --seeds")
     changes = {arm: (*extra, *parse_budget(budget, load_config(arm.recipe, extra))) for arm in arms}
     configs = {arm.label: load_config(arm.recipe, [*arm.changes, *changes[arm]]) for arm in arms}
+    falling = [
+        label for label, config in configs.items() if config.run.max_seconds and config.learn.schedule != "constant"
+    ]
+    if falling:
+        raise ConfigError(
+            f"learn.schedule of {shown(falling[0])} falls over the iterations of a run, whose number a budget in time does "
+            "not tell; give a budget in iterations or images, or set learn.schedule=constant"
+        )
     asked = {"budget": budget, "changes": list(extra), "arms": [asdict(arm) for arm in arms]}
     for line in settle(output, configs, asked):
         say(line)
