@@ -211,7 +211,7 @@ def test_nothing_is_said_twice_to_a_comparison(arms, extra, message, tmp_path):
 
 def test_a_schedule_needs_a_number_of_iterations(tmp_path):
     arms = parse_arms(["learn.schedule=constant,cosine"], "scenes")
-    with pytest.raises(ConfigError, match="learn.schedule of 'cosine' falls over the iterations"):
+    with pytest.raises(ConfigError, match=r"learn.schedule of 'cosine' falls over the iterations"):
         plan_runs(arms, 1, "10m", [], tmp_path)
     assert len(plan_runs(arms, 1, "10iterations", [], tmp_path)) == 2
 

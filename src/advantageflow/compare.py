@@ -166,8 +166,8 @@ def plan_runs(
     ]
     if falling:
         raise ConfigError(
-            f"learn.schedule of {shown(falling[0])} falls over the iterations of a run, whose number a budget in time does "
-            "not tell; give a budget in iterations or images, or set learn.schedule=constant"
+            f"learn.schedule of {shown(falling[0])} falls over the iterations of a run, whose number a budget in time "
+            "does not tell; give a budget in iterations or images, or set learn.schedule=constant"
         )
     asked = {"budget": budget, "changes": list(extra), "arms": [asdict(arm) for arm in arms]}
     for line in settle(output, configs, asked):
