@@ -13,9 +13,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from advantageflow.config_errors import check_plain, explain
 from advantageflow.errors import ConfigError as ConfigError
 from advantageflow.errors import shown
-from advantageflow.reading import assign, parse_changes, read_recipe
+from advantageflow.reading import assign, find_recipe, parse_changes, read_recipe
 from advantageflow.reading import flatten as flatten
 from advantageflow.reading import recipe_names as recipe_names
+from advantageflow.rewards.own import resolve_rewards
 
 WORLDS = ("scenes", "words")  # built-in models, with prompts of their own
 OWN_KEYS = ("tasks", "all", "task", "prompt", "index", "scores", "iteration", "seconds")
@@ -266,7 +267,7 @@ def load_config(recipe: str, overrides: Iterable[str] = ()) -> Config:
     """
     settings = read_recipe(recipe)
     change(settings, overrides)
-    return check_config(settings)
+    return check_config(resolve_rewards(settings, find_recipe(recipe).parent, typed=True))
 
 
 def change(settings: dict[str, Any], overrides: Iterable[str]) -> None:

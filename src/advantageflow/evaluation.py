@@ -78,7 +78,8 @@ def evaluate(
     ):
         images.append(model.decode(batch.x0).cpu())
         start = len(images) * batch_size - batch_size
-        scorer.submit(images[-1], texts[start : start + batch_size])
+        part = slice(start, start + batch_size)
+        scorer.submit(images[-1], texts[part], [prompts.metadata[i] for i in chosen[part]])
         if advance:
             advance(len(batch.x0))
     by_image = scorer.results()

@@ -11,6 +11,7 @@ import yaml
 
 from advantageflow.config_errors import nearest
 from advantageflow.errors import ConfigError, shown
+from advantageflow.rewards.own import resolve_rewards
 
 RECIPES = Path(__file__).parent / "recipes"
 WHOLE = ("reward", "rewards")  # mappings that are one value, and no section
@@ -125,7 +126,12 @@ def read_recipe(recipe: str) -> dict[str, Any]:
     Raises:
         ConfigError: there is no such recipe, or it is no mapping of settings.
     """
-    return _read(_find(recipe, None), ())
+    return _read(find_recipe(recipe), ())
+
+
+def find_recipe(recipe: str) -> Path:
+    """The file of a recipe; raises what `read_recipe` does."""
+    return _find(recipe, None)
 
 
 def _find(recipe: str, extended_by: Path | None) -> Path:
@@ -165,6 +171,7 @@ def _read(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(content, dict):
         found = "it is empty" if content is None else f"not {type(content).__name__}"
         raise ConfigError(f"{what} must hold a mapping of settings, such as 'extends: scenes'; {found}")
+    content = resolve_rewards(content, path.parent)
     base = content.pop("extends", None)
     if base is None:
         return content

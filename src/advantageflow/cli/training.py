@@ -122,6 +122,7 @@ def _run(
     from advantageflow.progress import Display
     from advantageflow.prompts import describe_sets
     from advantageflow.provenance import of_inputs, of_model
+    from advantageflow.rewards.trial import try_rewards
     from advantageflow.trainer import Trainer
 
     console.print(f"run folder: {directory.path}", highlight=False)
@@ -135,6 +136,9 @@ def _run(
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
     model = load_model(device=choose_device(config.model.device), **config.model.model_dump(exclude={"device"}))
+    height, width = (edge * model.scale_factor for edge in model.latent_size)
+    for prompts, kind in (("train_prompts", "rewards"), ("held_out_prompts", "evaluated")):
+        try_rewards(inputs[kind], inputs[prompts], (height, width), config.scoring.timeout)
     provenance = {
         "environment": environment(),
         "inputs": {**fingerprints, **of_model(model.pipeline.components)},

@@ -1,27 +1,26 @@
 """Rewards: images and prompts in, one float per image out, higher is better.
 
 A reward is a function `(images, prompts) -> sequence of floats`, with images float32 [batch, 3, height, width] in
-[0, 1] on the CPU. It may have a method `check_prompt(prompt)` that raises ValueError for a prompt that it cannot
+[0, 1] on the CPU; one that takes a third argument, `metadata`, gets the prompts' other columns, a dict each. All three
+are copies of its own. It may have a method `check_prompt(prompt)` that raises ValueError for a prompt that it cannot
 score; then all prompts are checked before a run starts. Built-in ones are imported, and their weights loaded, when they
 are asked for.
 """
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from advantageflow.config import ConfigError
+from advantageflow.config_errors import nearest
+from advantageflow.errors import ConfigError, shown
+from advantageflow.rewards.own import find, is_address, is_path, make, resolve
 
-if TYPE_CHECKING:  # naming a reward does not need torch
-    from torch import Tensor
-
-Reward = Callable[["Tensor", list[str]], Sequence[float]]
+Reward = Callable[..., Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -113,49 +112,47 @@ def check_reward(name: str) -> None:
     Raises:
         ConfigError: the name is unknown, or what it needs is not installed.
     """
-    if name.startswith(("http://", "https://")):
-        return
-    if ":" in name:
-        _import(name, name)
-        return
-    if name not in BUILT_IN:
+    if is_address(name):
+        _check_installed(name, [module for module in ("httpx",) if importlib.util.find_spec(module) is None])
+        from advantageflow.rewards.addresses import parse_address
+
+        parse_address(name)
+    elif ":" in name or is_path(name):
+        _find(name)
+    elif name not in BUILT_IN:
         raise ConfigError(
-            f"unknown reward {name!r}; built in are {', '.join(BUILT_IN)}; or give package.module:function, or the "
-            "http:// address of a reward server"
+            f"unknown reward {shown(name)}; built in are {', '.join(BUILT_IN)}{nearest(name, BUILT_IN)}; or give "
+            "./my_reward.py:function, package.module:function, or the http:// address of a reward server"
         )
-    missing = BUILT_IN[name].missing()
+    else:
+        _check_installed(name, BUILT_IN[name].missing())
+
+
+def load_reward(name: str) -> Reward:
+    """A built-in reward, a reward server by its address, or a function "file.py:function" or "module:function".
+
+    Of a class an instance is made, and that is called. Files and modules are looked for in the current folder first.
+
+    Raises:
+        ConfigError: see `check_reward`, or its weights cannot be loaded, or it raises; the message has the user's own
+            file and line.
+    """
+    check_reward(name)
+    if is_address(name):
+        from advantageflow.rewards.remote import RemoteReward
+
+        return RemoteReward(name)
+    return make(name, find(name, BUILT_IN[name].target) if name in BUILT_IN else _find(name))
+
+
+def _find(name: str) -> Callable[..., Any]:
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    return find(name, resolve(name, [Path.cwd()]))
+
+
+def _check_installed(name: str, missing: list[str]) -> None:
     if missing:
         raise ConfigError(
             f'the reward {name!r} needs {", ".join(missing)}; install with: pip install "advantageflow[rewards]"'
         )
-
-
-def load_reward(name: str) -> Reward:
-    """A built-in reward, a reward server by its address, or a function "package.module:function".
-
-    Of a class an instance is made, and that is called. The current folder is searched too.
-
-    Raises:
-        ConfigError: see `check_reward`, or its weights cannot be loaded.
-    """
-    check_reward(name)
-    if name.startswith(("http://", "https://")):
-        from advantageflow.rewards.remote import RemoteReward
-
-        return RemoteReward(name)
-    found = _import(name, BUILT_IN[name].target if name in BUILT_IN else name)
-    reward: Reward = found() if isinstance(found, type) else found
-    return reward
-
-
-def _import(name: str, target: str) -> Callable[..., Sequence[float]]:
-    module_name, _, function_name = target.partition(":")
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
-    try:
-        found: Callable[..., Sequence[float]] = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"cannot load the reward {name!r}: {error}") from error
-    if not callable(found):
-        raise ConfigError(f"the reward {name!r} is not a function")
-    return found

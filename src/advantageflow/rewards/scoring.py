@@ -1,19 +1,19 @@
-"""Calling rewards: checked answers, bounded waiting, and scoring that runs beside sampling."""
+"""Calling rewards: checked pictures and answers, bounded waiting, and scoring that runs beside sampling."""
 
 from __future__ import annotations
 
-import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as WaitedTooLong
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from advantageflow.config import ConfigError
+from advantageflow.errors import ConfigError, NonFiniteError, shown
 from advantageflow.rewards import Reward
+from advantageflow.rewards.answers import AnswerError, Metadata, ask
+from advantageflow.rewards.faults import abandon, contained, definition, reason
 
 
 class RewardError(ConfigError):
@@ -21,49 +21,74 @@ class RewardError(ConfigError):
 
 
 def score(
-    name: str, reward: Reward, images: Tensor, prompts: list[str], *, attempts: int = 1, timeout: float | None = None
+    name: str,
+    reward: Reward,
+    images: Tensor,
+    prompts: Sequence[str],
+    metadata: Metadata | None = None,
+    *,
+    attempts: int = 1,
+    timeout: float | None = None,
 ) -> Tensor:
-    """Call a reward and check its answer: float64 [batch].
+    """Call a reward and check its answer: float64 [batch]. What it does to its arguments reaches nobody else.
 
     Args:
-        attempts: how often a call that raises or hangs is made before giving up.
+        images: in [0, 1], [batch, 3, height, width].
+        metadata: of each prompt, for a reward that takes it.
+        attempts: how often a call that raises, hangs or answers nonsense is made before giving up.
         timeout: seconds per call; None waits for ever.
 
     Raises:
-        RewardError: it does not return one finite float per image; the message names reward, sample and prompt.
+        NonFiniteError: an image has pixels that are NaN or infinite; no reward sees it.
+        RewardError: it does not return one finite float per image; the message names reward, sample and prompt, and
+            the line that raised.
     """
+    check_pictures(images, prompts)
+    tried = f" in each of {attempts} attempts" if attempts > 1 else ""
     for attempt in range(1, attempts + 1):
         try:
-            answer = _call(reward, images, prompts, timeout)
-            values = torch.as_tensor(answer, dtype=torch.float64).flatten()
-            break
+            return _call(reward, images, prompts, metadata, timeout)
+        except AnswerError as error:
+            if attempt == attempts:
+                place = definition(reward)
+                raise RewardError(f"the reward {name!r} {error}{tried}{place and f' ({place})'}") from error
         except Exception as error:  # whatever a user's function raises becomes one clear message
             if attempt == attempts:
-                tried = f" in each of {attempts} attempts" if attempts > 1 else ""
-                raise RewardError(f"the reward {name!r} failed{tried}: {_reason(error)}") from error
-    if len(values) != len(prompts):
-        raise RewardError(
-            f"the reward {name!r} returned {len(values)} values for {len(prompts)} images; return one per image"
+                raise RewardError(f"the reward {name!r} failed{tried}: {reason(error, reward)}") from error
+    raise ValueError(f"attempts is {attempts}; it should be at least 1")
+
+
+def check_pictures(images: Tensor, prompts: Sequence[str], first: int = 0) -> None:
+    """Check that pictures are fit to be scored.
+
+    Args:
+        first: number of the first image, for messages.
+
+    Raises:
+        NonFiniteError: a pixel is NaN or infinite; the message names sample and prompt.
+    """
+    bad = (~torch.isfinite(images).flatten(1).all(1)).nonzero().flatten().tolist()
+    if bad:
+        raise NonFiniteError(
+            f"the picture of sample {first + bad[0]} (prompt {shown(prompts[bad[0]])}) has pixels that are not finite, "
+            f"as {len(bad)} of {len(images)} have; no reward was asked; lower learn.learning_rate or use a wider "
+            "model.dtype, then continue from the last checkpoint"
         )
-    for index, value in enumerate(values.tolist()):
-        if not math.isfinite(value):
-            raise RewardError(f"the reward {name!r} returned {value} for sample {index}, prompt {prompts[index]!r}")
-    return values
 
 
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, ValueError | TimeoutError) and text else f"{type(error).__name__}: {text}"
-
-
-def _call(reward: Reward, images: Tensor, prompts: list[str], timeout: float | None) -> Any:
+def _call(
+    reward: Reward, images: Tensor, prompts: Sequence[str], metadata: Metadata | None, timeout: float | None
+) -> Tensor:
     if timeout is None:
-        return reward(images, prompts)
-    answer: Future[Any] = Future()
+        with contained():
+            return ask(reward, images, prompts, metadata)
+    answer: Future[Tensor] = Future()
 
     def work() -> None:
         try:
-            answer.set_result(reward(images, prompts))
+            with contained(answer):
+                found = ask(reward, images, prompts, metadata)
+            answer.set_result(found)
         except BaseException as error:
             answer.set_exception(error)
 
@@ -74,6 +99,7 @@ def _call(reward: Reward, images: Tensor, prompts: list[str], timeout: float | N
     except WaitedTooLong as error:
         if answer.done():  # the reward's own
             raise
+        abandon(answer)
         raise TimeoutError(f"no answer within {timeout:g} seconds") from error
 
 
@@ -89,12 +115,19 @@ class Scorer:
         self.rewards, self.attempts, self.timeout = rewards, attempts, timeout
         self._threads = {name: ThreadPoolExecutor(1) for name in rewards}
         self._waiting: dict[str, list[Future[Tensor]]] = {name: [] for name in rewards}
+        self._submitted = 0
 
-    def submit(self, images: Tensor, prompts: list[str]) -> None:
-        """Start scoring a batch."""
+    def submit(self, images: Tensor, prompts: Sequence[str], metadata: Metadata | None = None) -> None:
+        """Start scoring a batch; see `score` for the arguments.
+
+        Raises:
+            NonFiniteError: see `score`; samples are counted from the last call of `results`.
+        """
+        check_pictures(images, prompts, self._submitted)
+        self._submitted += len(images)
         for name, reward in self.rewards.items():
             call = self._threads[name].submit(
-                score, name, reward, images, prompts, attempts=self.attempts, timeout=self.timeout
+                score, name, reward, images, prompts, metadata, attempts=self.attempts, timeout=self.timeout
             )
             self._waiting[name].append(call)
 
@@ -104,7 +137,7 @@ class Scorer:
         Raises:
             RewardError: see `score`.
         """
-        waiting = self._waiting
+        waiting, self._submitted = self._waiting, 0
         self._waiting = {name: [] for name in self.rewards}
         try:
             return {name: torch.cat([call.result() for call in calls]) for name, calls in waiting.items()}

@@ -1,0 +1,177 @@
+"""A reward of the user's own: a function or class in a file or module, found, imported, and made."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from advantageflow.config_errors import nearest
+from advantageflow.errors import ConfigError, shown
+from advantageflow.rewards.faults import contained, reason
+
+HOW = "write ./my_reward.py:function, or package.module:function"
+_folders: set[str] = set()  # from which rewards were imported
+
+
+def is_address(name: str) -> bool:
+    """Whether a reward's name is the address of a server."""
+    return name.lower().startswith(("http://", "https://"))
+
+
+def is_path(name: str) -> bool:
+    """Whether a reward's name, or what stands before its colon, is meant as a file."""
+    return name.rpartition(":")[0].endswith(".py") or name.endswith(".py") or "/" in name
+
+
+def resolve(name: str, folders: Iterable[Path]) -> str:
+    """Make "/absolute/file.py:function" of "./file.py:function" or "module:function", in the first folder that has it.
+
+    Other names, and modules that none of the folders has, stay as they are.
+    """
+    target, colon, function = name.rpartition(":")
+    if not colon or is_address(name):
+        return name
+    module = os.path.join(*target.split("."))
+    files = [os.path.expanduser(target)] if is_path(name) else [f"{module}.py", os.path.join(module, "__init__.py")]
+    for folder in folders:
+        for file in files:
+            path = os.path.abspath(os.path.join(folder, file))
+            if os.path.isfile(path):
+                return f"{path}:{function}"
+    return name
+
+
+def resolve_rewards(settings: dict[str, Any], beside: Path | None, *, typed: bool = False) -> dict[str, Any]:
+    """A recipe's settings with every reward that is a file or module of the user's in `resolve`'s absolute form.
+
+    Modules are looked for beside the recipe and then in the current folder; so are paths, but those that were typed
+    start from the current folder.
+
+    Raises:
+        ConfigError: two names of one reward are the same function.
+    """
+    places = [*([beside] if beside else []), Path.cwd()]
+
+    def absolute(name: Any) -> Any:
+        if not isinstance(name, str):
+            return name
+        return resolve(name, places[::-1] if typed and is_path(name) else places)
+
+    settings, reward, evaluation = dict(settings), settings.get("reward"), settings.get("evaluation")
+    if isinstance(reward, dict):
+        settings["reward"] = {absolute(name): weight for name, weight in reward.items()}
+        if len(settings["reward"]) < len(reward):
+            raise ConfigError(f"reward names one function twice: {shown(list(reward))}; give it one weight")
+    elif isinstance(reward, str):
+        settings["reward"] = absolute(reward)
+    if isinstance(evaluation, dict) and isinstance(evaluation.get("rewards"), dict):
+        named = {label: absolute(name) for label, name in evaluation["rewards"].items()}
+        settings["evaluation"] = {**evaluation, "rewards": named}
+    return settings
+
+
+def find(name: str, target: str) -> Callable[..., Any]:
+    """The function or class "file.py:name" or "module:name".
+
+    Args:
+        name: of the reward, for messages.
+
+    Raises:
+        ConfigError: it cannot be imported, or is no function; the message has the user's own file and line.
+    """
+    where, _, attribute = target.rpartition(":")
+    if is_path(target) and not (where and os.path.isfile(where)):
+        missing = f"there is no file {shown(where)}" if where else "it names no function"
+        raise ConfigError(f"cannot load the reward {shown(name)}: {missing}; {HOW}")
+    try:
+        with contained():
+            module = _from_file(Path(where)) if is_path(target) else importlib.import_module(where)
+    except Exception as error:  # whatever a user's module raises becomes one clear message
+        raise ConfigError(f"cannot load the reward {shown(name)}: {reason(error)}; {HOW}") from error
+    found = getattr(module, attribute, None)
+    if found is None:
+        names = [each for each, value in vars(module).items() if callable(value) and not each.startswith("_")]
+        raise ConfigError(
+            f"cannot load the reward {shown(name)}: {where} has no {shown(attribute)}{nearest(attribute, names)}; {HOW}"
+        )
+    if not callable(found):
+        raise ConfigError(f"the reward {shown(name)} is not a function but {shown(found, 80)}; {HOW}")
+    return found  # type: ignore[no-any-return]
+
+
+def make(name: str, found: Callable[..., Any]) -> Callable[..., Any]:
+    """The function itself; of a class an instance, which is called.
+
+    Raises:
+        ConfigError: the class cannot be made without arguments, or its instances cannot be called.
+    """
+    if not isinstance(found, type):
+        return found
+    try:
+        with contained():
+            reward = found()
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"cannot load the reward {shown(name)}: {reason(error, found)}") from error
+    if not callable(reward):
+        raise ConfigError(f"the reward {shown(name)} is a class whose instances cannot be called; give it __call__")
+    return reward  # type: ignore[no-any-return]
+
+
+def _from_file(path: Path) -> ModuleType:
+    """Import a file, and the packages around it, under a name that no other file has."""
+    inner: list[str] = []
+    top = path.parent if path.name == "__init__.py" else path
+    while (top.parent / "__init__.py").is_file():
+        inner.insert(0, top.stem)
+        top = top.parent
+    loaded = sys.modules.get(".".join([top.stem, *inner]))
+    if loaded is not None and getattr(loaded, "__file__", None) == str(path):  # by the user's own import
+        return loaded
+    file = top / "__init__.py" if top.is_dir() else top
+    name = f"advantageflow_reward_{hashlib.sha256(str(top).encode() + file.read_bytes()).hexdigest()[:16]}"
+    with _beside(str(top.parent)):
+        if name not in sys.modules:
+            spec = importlib.util.spec_from_file_location(
+                name, file, submodule_search_locations=[str(top)] if top.is_dir() else None
+            )
+            assert spec is not None
+            assert spec.loader is not None
+            sys.modules[name] = importlib.util.module_from_spec(spec)
+            try:
+                spec.loader.exec_module(sys.modules[name])
+            except BaseException:
+                del sys.modules[name]
+                raise
+        return importlib.import_module(".".join([name, *inner]))
+
+
+@contextmanager
+def _beside(folder: str) -> Iterator[None]:
+    """What lies beside a reward's file is found first while that is imported, and last from then on.
+
+    A module of the same name that was imported from beside another reward is not taken for it.
+    """
+    for name, module in list(sys.modules.items()):
+        top = name.partition(".")[0]
+        home = os.path.dirname(getattr(module, "__file__", None) or "")
+        here = os.path.isfile(f"{folder}{os.sep}{top}.py") or os.path.isdir(f"{folder}{os.sep}{top}")
+        if here and any(home == other or home.startswith(other + os.sep) for other in _folders - {folder}):
+            del sys.modules[name]
+    _folders.add(folder)
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+        if folder not in sys.path:
+            sys.path.append(folder)

@@ -1,0 +1,29 @@
+"""Rewards asked once before anything long begins, so that a mistake in one is told within seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from advantageflow.prompts import PromptSet
+from advantageflow.rewards import Reward
+from advantageflow.rewards.scoring import score
+
+
+def try_rewards(
+    rewards: Mapping[str, Reward], prompts: PromptSet, size: tuple[int, int], timeout: float | None = None
+) -> None:
+    """Score a grey picture of the size [height, width] for the first prompt by every reward; servers are asked first.
+
+    Raises:
+        RewardError: one does not give a finite number; the message has the user's own file and line.
+        ConfigError: a server is not there, or does not want to talk.
+    """
+    for reward in rewards.values():
+        check = getattr(reward, "check_health", None)
+        if check:
+            check()
+    grey = torch.full((1, 3, *size), 0.5)
+    for name, reward in rewards.items():
+        score(name, reward, grey, [prompts.texts[0]], [prompts.metadata[0]], timeout=timeout)
