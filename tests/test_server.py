@@ -1,6 +1,7 @@
 """The reward server as its users meet it: right answers, clear refusals, and trouble that a client survives."""
 
 import os
+import re
 import signal
 import socket
 import struct
@@ -8,13 +9,18 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 import zlib
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from advantageflow.config import ConfigError
 from advantageflow.rewards.remote import RemoteReward
@@ -85,21 +91,17 @@ def test_health_and_version():
 def test_a_token_is_asked_for():
     app = create_app("brightness", brightness, token="secret")
     assert remote(app, token="secret")(images_of(51), ["a"]) == pytest.approx([0.2])
-    with pytest.raises(ValueError, match=r"status 401.*set ADVANTAGEFLOW_TOKEN_TESTSERVER.*missing bearer"):
+    with pytest.raises(
+        ValueError, match=r"status 401: .*wrong or missing bearer token.*set ADVANTAGEFLOW_TOKEN_TESTSERVER"
+    ):
         remote(app, token="wrong")(images_of(51), ["a"])
     assert testclient.TestClient(app).get("/health").status_code == 401
 
 
 def test_a_large_body_is_refused_with_and_without_its_length():
     app = create_app("brightness", brightness, max_megabytes=0.01)
-    with pytest.raises(ValueError, match=r"takes 10000 bytes in a request; one image has \d+"):
+    with pytest.raises(ValueError, match=r"status 413: .*larger than 0.01 MB"):
         remote(app, encoding="npz")(torch.rand(4, 3, 64, 64), ["a"] * 4)
-    body = encode_request(torch.rand(4, 3, 64, 64), ["a"] * 4).model_dump_json(exclude_none=True)
-    response = testclient.TestClient(app).post("/score", content=body, headers={"Content-Type": "application/json"})
-    assert (response.status_code, response.json()["detail"]) == (
-        413,
-        "the body is larger than 0.01 MB; send fewer images",
-    )
 
     def chunks():
         for _ in range(100):
@@ -172,6 +174,129 @@ def test_what_a_client_sends_wrong_is_its_own_fault(changes, status, told):
     assert told in answer.json()["detail"]
 
 
+def npz_of(header=None, name="images.npy", method=zipfile.ZIP_DEFLATED, data=b"", **arrays):
+    """An npz of arrays, or of an array whose header says what it likes."""
+    buffer = BytesIO()
+    if header is None:
+        np.savez(buffer, **arrays)
+    else:
+        with zipfile.ZipFile(buffer, "w", method) as archive:
+            text = BytesIO()
+            np.lib.format.write_array_header_1_0(text, {"descr": "<f4", "fortran_order": False, **header})
+            archive.writestr(name, text.getvalue() + data)
+    return b64encode(buffer.getvalue()).decode()
+
+
+GREY = np.full((1, 3, 8, 8), 0.5, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("npz", "status", "told"),
+    [
+        (npz_of(images=GREY), 200, ""),
+        (npz_of(images=GREY.astype(np.float16)), 200, ""),
+        (npz_of(images=np.asfortranarray(GREY.astype(np.float64))), 200, ""),
+        (npz_of(images=GREY * np.nan), 422, "image 0 has values that are not in [0, 1]"),
+        (npz_of(images=GREY * np.inf), 422, "image 0 has values that are not in [0, 1]"),
+        (npz_of(images=GREY * 255), 422, "image 0 has values that are not in [0, 1]"),
+        (npz_of(images=GREY - 1), 422, "image 0 has values that are not in [0, 1]"),
+        (npz_of(images=(GREY * 255).astype(np.uint8)), 422, "its dtype is 'uint8'"),
+        (npz_of(images=GREY.astype(complex)), 422, "its dtype is 'complex128'"),
+        (npz_of(images=np.array([{"a": 1}], dtype=object)), 422, "its dtype is 'object'"),
+        (npz_of(images=GREY[0]), 422, "1 prompts came with images of shape (3, 8, 8)"),
+        (npz_of(images=GREY[:, :, :0]), 422, "images of shape (1, 3, 0, 8)"),
+        (npz_of(images=GREY, more=GREY), 422, "image 0"),
+        (npz_of(other=GREY), 422, "an npz holds one array, images"),
+        (npz_of({"shape": (1, 3, 10**5, 10**5)}), 413, "has 10000000000 pixels; at most 16777216"),
+        (npz_of({"shape": (1, 3, 8, 8)}, data=b"x"), 422, "is said to have 768 bytes"),
+        (npz_of({"shape": (1, 3, 8, 8)}, data=bytes(10**8)), 422, "is said to have 768 bytes"),
+        (npz_of({"shape": (1, 3, -8, 8)}), 422, "cannot be read"),
+        (npz_of({"shape": (1, 3, 8, 8)}, "x" * 9000), 422, "cannot be read"),
+        (npz_of({"shape": (1, 3, 8, 8)}, method=zipfile.ZIP_LZMA, data=GREY.tobytes()), 422, "stored or deflated"),
+        (b64encode(b"PK\x03\x04" + bytes(100)).decode(), 422, "cannot be read"),
+        (npz_of(images=GREY)[:-400], 422, "cannot be read"),
+    ],
+)
+def test_an_npz_is_measured_before_it_is_unpacked(npz, status, told):
+    answer = post(create_app("brightness", brightness), images=[npz], encoding="npz")
+    assert answer.status_code == status
+    assert told in answer.json().get("detail", "")
+
+
+def png(picture, **options):
+    buffer = BytesIO()
+    picture.save(buffer, format="PNG", **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+def test_a_png_of_8_bits_is_read_whatever_its_channels(mode):
+    blob = b64encode(png(Image.new(mode, (8, 8)))).decode()
+    assert post(create_app("brightness", brightness), images=[blob]).status_code == 200
+
+
+WHOLE = png(Image.new("RGB", (64, 64), (1, 2, 3)))
+
+
+@pytest.mark.parametrize(
+    "blob",
+    [
+        b"", b"x", WHOLE[:20], WHOLE[:60], WHOLE[:-30], WHOLE[:40] + b"\xff" * 20 + WHOLE[60:],
+        png(Image.new("I;16", (8, 8))), b"GIF89a" + bytes(50), b"\xff\xd8\xff\xe0" + bytes(50), b64decode(png_of(0, 8)),
+        b64decode(png_of(60000, 60000)),
+    ],
+)  # fmt: skip
+def test_a_damaged_picture_is_told_by_its_number(blob):
+    answer = post(
+        create_app("brightness", brightness),
+        prompts=["a", "b"],
+        images=[b64encode(WHOLE).decode(), b64encode(blob).decode()],
+    )
+    assert 400 <= answer.status_code < 500
+    assert "image 1" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 422), (b"{", 422), (b"[]", 422), (b"null", 422), (b"\xff\xfe", 422), (b"[" * 10_000, 422),
+        (b'{"prompts": ["\\ud800"], "images": ["a"]}', 422), (b'{"prompts": "a", "images": "b"}', 422),
+        (b'{"prompts": [' + b"[]," * 10**6, 413),
+        (b'{"prompts": ["a"], "images": ["a"], "metadata": [{"a": "' + b"x" * 200_000 + b'"}]}', 422),
+    ],
+    ids=lambda value: str(value)[:30],
+)  # fmt: skip
+def test_a_body_that_is_no_request_is_4xx_and_not_echoed(body, status):
+    client = testclient.TestClient(create_app("brightness", brightness), raise_server_exceptions=False)
+    answer = client.post("/score", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == status
+    assert len(answer.content) < 1000
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="the peak of memory is read as Linux tells it")
+def test_what_is_refused_takes_no_memory():
+    """Bodies of 0.1 to 3 MB that stand for gigabytes cost less than 60 MB."""
+    picture = b64encode(png(Image.new("L", (4096, 4096)))).decode()
+    bomb = npz_of({"shape": (1, 3, 2**14, 2**14)}, data=bytes(10**8))
+    bodies = [
+        ScoreRequest(prompts=["a"] * 6, images=[picture] * 6).model_dump_json(exclude_none=True),
+        ScoreRequest(prompts=["a"], images=[bomb], encoding="npz").model_dump_json(exclude_none=True),
+        b'{"prompts": [' + b"[]," * 10**6,
+    ]
+    client = testclient.TestClient(create_app("brightness", brightness))
+    for body in bodies:
+        before = memory("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
+        answer = client.post("/score", content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 413
+        assert memory("VmHWM") - before < 60
+
+
+def memory(name):
+    """Megabytes of this process."""
+    return int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1000
+
+
 def test_the_failure_of_a_reward_is_the_servers_and_is_tried_again():
     calls = []
 
@@ -190,20 +315,23 @@ def test_a_full_queue_asks_the_client_to_come_again():
 
     def slow(images, prompts):
         started.set()
-        release.wait(10)
+        release.wait(30)
         return [0.0] * len(prompts)
 
-    app = create_app("slow", slow, max_pixels=images_of(1)[0, 0].numel())
-    with ThreadPoolExecutor(8) as pool:
-        waiting = [pool.submit(post, app)]
+    app = create_app("slow", slow, max_pixels=64)  # one image of 8 x 8; four may wait
+    with ThreadPoolExecutor(8) as pool, testclient.TestClient(app) as client:
+        first = pool.submit(post, app)
         assert started.wait(10)
-        waiting += [pool.submit(post, app) for _ in range(3)]
+        others = [pool.submit(post, app) for _ in range(3)]
         deadline = time.monotonic() + 10
-        while (answer := post(app)).status_code != 503 and time.monotonic() < deadline:
-            release.set()
-        assert answer.headers.get("retry-after") == "1" or release.is_set()
+        while client.get("/health").json()["waiting"] < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        answer = post(app)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert "too many images are waiting" in answer.json()["detail"]
         release.set()
-        assert all(call.result().status_code in (200, 503) for call in waiting)
+        assert [call.result().status_code for call in (first, *others)] == [200] * 4
+        assert remote(app)(images_of(1), ["a"]) == [0.0]
 
 
 def test_a_batch_that_is_too_large_is_sent_in_parts():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from advantageflow.config import Config
-from advantageflow.models import BUILT_IN as BUILT_IN_MODELS
+from advantageflow.models import picture_size
 from advantageflow.rewards import BUILT_IN
 
 
@@ -60,7 +60,6 @@ REWARDS = {
     "google-bert/bert-base-uncased": 0.001,
     "facebook/mask2former-swin-small-coco-instance": 0.3,
 }
-DEFAULT_RESOLUTION = 1024
 CACHED_PROMPTS = 2048  # whose embeddings are kept
 CUDA_CONTEXT = 0.6
 ENCODING = 0.5  # activations of the text encoders, for one prompt
@@ -72,8 +71,7 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 def pixels(config: Config) -> int:
     """Of one image."""
-    size = config.model.resolution or (64 if config.model.path in BUILT_IN_MODELS else DEFAULT_RESOLUTION)
-    height, width = size if isinstance(size, tuple) else (size, size)
+    height, width = picture_size(config.model)
     return height * width
 
 

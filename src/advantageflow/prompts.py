@@ -74,6 +74,11 @@ class PromptSet:
         return f"{len(self.texts)} from {self.source}{notes}, the first: {first}"
 
     @cached_property
+    def by_text(self) -> dict[str, dict[str, Any]]:
+        """Each prompt's metadata."""
+        return dict(zip(self.texts, self.metadata, strict=True))
+
+    @cached_property
     def by_task(self) -> dict[str, list[int]]:
         found: dict[str, list[int]] = {}
         for index, task in enumerate(self.tasks):

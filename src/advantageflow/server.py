@@ -22,11 +22,9 @@ from torch import Tensor
 from advantageflow import __version__
 from advantageflow.config import ConfigError
 from advantageflow.rewards import Reward, check_reward, load_reward
-from advantageflow.rewards.addresses import server_secret
+from advantageflow.rewards.addresses import is_loopback, server_secret
 from advantageflow.rewards.scoring import score
 from advantageflow.rewards.wire import MAX_IMAGES, MAX_PIXELS, ScoreResponse, TooLargeError, decode_images, read_request
-
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass
@@ -59,11 +57,16 @@ class Batcher:
         """
         job, pixels = Job(images, prompts, metadata or [{}] * len(prompts)), images[:, 0].numel()
         with self._lock:
-            if self.waiting and self.waiting + pixels > self.max_waiting:
+            if self.full:
                 raise Full
             self.waiting += pixels
         self.queue.put(job)
         return job.future
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits that nothing more is taken; one request may be on top of it."""
+        return self.waiting >= self.max_waiting
 
     def _work(self) -> None:
         kept: Job | None = None  # taken from the queue, but did not fit the last batch
@@ -178,7 +181,6 @@ def create_app(
         max_pixels: of all images of a request; four times as many may wait.
     """
     batcher = Batcher(name, reward, max_batch, 4 * max_pixels)
-    accepts = getattr(reward, "check_prompt", None)
 
     app = FastAPI(title=f"AdvantageFlow reward {name}", version=__version__)
     app.add_middleware(Guard, token=token, max_megabytes=max_megabytes, max_at_once=4 * max_megabytes)
@@ -194,11 +196,11 @@ def create_app(
 
     @app.post("/score")
     async def score_images(request: Request) -> ScoreResponse:
+        if batcher.full:
+            raise busy("too many images are waiting")
         try:
             body = read_request(await request.body())
-            if accepts:
-                for prompt in body.prompts:
-                    accepts(prompt)
+            check_prompts(reward, body.prompts)
             images = decode_images(body, max_pixels)
         except TooLargeError as error:
             raise HTTPException(413, str(error)) from error
@@ -218,6 +220,22 @@ def create_app(
     return app
 
 
+def check_prompts(reward: Reward, prompts: list[str]) -> None:
+    """Check that a reward can score each prompt, if it says so.
+
+    Raises:
+        ValueError: it cannot; the message has the image's number.
+    """
+    check = getattr(reward, "check_prompt", None)
+    if check is None:
+        return
+    for index, prompt in enumerate(prompts):
+        try:
+            check(prompt)
+        except ValueError as error:
+            raise ValueError(f"image {index} has a prompt that cannot be scored: {error}") from error
+
+
 def app_from_environment() -> FastAPI:
     """What a worker process of `serve` runs; the command line leaves its settings in the environment."""
     settings = json.loads(os.environ["ADVANTAGEFLOW_SERVE"])
@@ -233,11 +251,11 @@ def serve(name: str, host: str, port: int, workers: int, **settings: Any) -> Non
     """
     import uvicorn
 
-    if host not in LOOPBACK and not server_secret():
+    secret = server_secret()
+    if not is_loopback(host) and not secret:
         raise ConfigError(
             f"--host {host} listens to other machines; set ADVANTAGEFLOW_TOKEN to a secret that clients must send"
         )
-    server_secret()
     check_reward(name)  # a mistake is told before the server starts; the workers load it
     os.environ["ADVANTAGEFLOW_SERVE"] = json.dumps({"name": name, **settings})
     uvicorn.run(

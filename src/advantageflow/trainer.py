@@ -148,10 +148,9 @@ class Trainer:
 
         chosen = self.train_prompts.draw(self.iteration * count, count, config.seed)
         prompts = [self.train_prompts.texts[i] for i in chosen for _ in range(group_size)]
-        metadata = [self.train_prompts.metadata[i] for i in chosen for _ in range(group_size)]
         group_ids = torch.arange(count).repeat_interleave(group_size)
         with self._timed("sampling", len(prompts)):
-            samples = self._roll_out(prompts, metadata)
+            samples = self._roll_out(prompts)
         with self._timed("scoring", len(prompts)):
             scores = self.scorer.results()
         weights = torch.tensor([config.reward_weights[name] for name in scores])
@@ -178,9 +177,9 @@ class Trainer:
         self.iteration += 1
         return row
 
-    def _roll_out(self, prompts: list[str], metadata: list[dict[str, Any]]) -> Samples:
+    def _roll_out(self, prompts: list[str]) -> Samples:
         """Draw the iteration's images; each batch is scored while the next is drawn."""
-        settings = self.config.rollout
+        settings, metadata = self.config.rollout, self.train_prompts.by_text
         batches: list[Samples] = []
         with self.policy.acting_as("rollout") as transformer:
             for batch in sample_batches(
@@ -195,9 +194,10 @@ class Trainer:
                 guidance_scale=settings.guidance_scale,
                 batch_size=settings.batch_size,
             ):
-                part = slice(len(batches) * settings.batch_size, (len(batches) + 1) * settings.batch_size)
+                start = len(batches) * settings.batch_size
                 batches.append(batch)
-                self.scorer.submit(self.model.decode(batch.x0).cpu(), prompts[part], metadata[part])
+                drawn = prompts[start : start + settings.batch_size]
+                self.scorer.submit(self.model.decode(batch.x0).cpu(), drawn, [metadata[prompt] for prompt in drawn])
                 self.display.advance(len(batch.x0))
         return join(batches)
 

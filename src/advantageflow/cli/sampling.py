@@ -123,8 +123,10 @@ def _evaluate(candidates: list[Candidate], chosen: dict[str, Any], config: Confi
     from rich.markdown import Markdown
 
     from advantageflow.checkpoint import write_atomic
+    from advantageflow.models import picture_size
     from advantageflow.places import check_folder
     from advantageflow.rewards import check_reward, load_reward
+    from advantageflow.rewards.trial import try_rewards
     from advantageflow.scoreboard import as_json, markdown, open_folder, reward_contents
 
     if output:
@@ -141,11 +143,12 @@ def _evaluate(candidates: list[Candidate], chosen: dict[str, Any], config: Confi
         "resolution": candidates[0].settings.model_dump(mode="json")["resolution"],
         "dtype": candidates[0].settings.dtype,
     }
-    folder = open_folder(output, settings) if output else None
     prompts = _prompts(chosen, config)
     functions = {label: load_reward(name) for label, name in named.items()}
     for label, name in named.items():
         prompts.check_for(name, functions[label])
+    try_rewards(functions, dict.fromkeys(functions, prompts), picture_size(candidates[0].settings))
+    folder = open_folder(output, settings) if output else None
     Console(markup=False).print(f"prompts: {prompts.describe()}", highlight=False, soft_wrap=True)
     contents = reward_contents(named, functions) if folder else {}
     columns = _columns(candidates, scales, chosen, prompts, functions, folder, contents)

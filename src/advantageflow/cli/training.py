@@ -82,9 +82,10 @@ def _resume(console: Console, folder: Path, overrides: list[str], accept_changes
 def _load_inputs(config: Config) -> dict[str, Any]:
     """Prompts, device, model and rewards, checked in this order before weights are loaded."""
     from advantageflow.devices import choose_device
-    from advantageflow.models import check_family, check_model_path
+    from advantageflow.models import check_family, check_model_path, picture_size
     from advantageflow.prompts import load_prompt_sets
     from advantageflow.rewards import check_reward, load_reward
+    from advantageflow.rewards.trial import try_rewards
 
     check_model_path(config.model.path, config.model.base)
     names = dict.fromkeys([*config.reward_weights, *config.evaluation.rewards.values()])
@@ -98,9 +99,11 @@ def _load_inputs(config: Config) -> dict[str, Any]:
 
         read_adapter(config.model.lora)
     loaded = {name: load_reward(name) for name in names}  # last, since it may load weights
+    scored = dict.fromkeys(config.evaluation.rewards.values(), sets[1]) | dict.fromkeys(config.reward_weights, sets[0])
     for prompts, scoring in zip(sets, (config.reward_weights, config.evaluation.rewards.values()), strict=True):
         for name in scoring:
             prompts.check_for(name, loaded[name])
+    try_rewards(loaded, scored, picture_size(config.model), config.scoring.timeout)
     return {
         "train_prompts": sets[0],
         "held_out_prompts": sets[1],
@@ -122,7 +125,6 @@ def _run(
     from advantageflow.progress import Display
     from advantageflow.prompts import describe_sets
     from advantageflow.provenance import of_inputs, of_model
-    from advantageflow.rewards.trial import try_rewards
     from advantageflow.trainer import Trainer
 
     console.print(f"run folder: {directory.path}", highlight=False)
@@ -136,9 +138,6 @@ def _run(
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
     model = load_model(device=choose_device(config.model.device), **config.model.model_dump(exclude={"device"}))
-    height, width = (edge * model.scale_factor for edge in model.latent_size)
-    for prompts, kind in (("train_prompts", "rewards"), ("held_out_prompts", "evaluated")):
-        try_rewards(inputs[kind], inputs[prompts], (height, width), config.scoring.timeout)
     provenance = {
         "environment": environment(),
         "inputs": {**fingerprints, **of_model(model.pipeline.components)},

@@ -10,6 +10,7 @@ from advantageflow.errors import ConfigError
 from advantageflow.models.source import BUILT_IN as BUILT_IN
 from advantageflow.models.source import check_model_path as check_model_path
 from advantageflow.models.source import family_of, locate
+from advantageflow.models.source import picture_size as picture_size
 
 if TYPE_CHECKING:
     from advantageflow.models.base import FlowModel

@@ -7,6 +7,7 @@ import json
 from functools import lru_cache
 from pathlib import Path
 
+from advantageflow.config import ModelSettings
 from advantageflow.errors import ConfigError, shown
 from advantageflow.fingerprint import of_file, of_value
 from advantageflow.hub import PICKLED, cannot_fetch, commit_of_hub, notice_offline
@@ -14,6 +15,7 @@ from advantageflow.hub import PICKLED, cannot_fetch, commit_of_hub, notice_offli
 # Name -> package whose folder "weights" holds a pipeline
 BUILT_IN = {"scenes": "advantageflow.scenes", "words": "advantageflow.words"}
 INDEX = "model_index.json"
+DEFAULT_SIZE = 1024  # pixels
 
 
 def locate(path: str) -> str:
@@ -82,6 +84,20 @@ def family_of(path: str) -> str:
         raise ConfigError(f"cannot load the model {shown(path)}: its {INDEX} is damaged ({error!r:.200})") from error
     except OSError as error:
         raise cannot_fetch(path, error) from error
+
+
+def picture_size(settings: ModelSettings) -> tuple[int, int]:
+    """Height and width of a model's pictures in pixels, before it is loaded; 1024 where no folder tells."""
+    size = settings.resolution
+    if size is None:
+        folder = Path(locate(settings.base or settings.path))
+        try:
+            parts = (json.loads((folder / part / "config.json").read_bytes()) for part in ("transformer", "vae"))
+            transformer, vae = parts
+            size = int(transformer["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
+        except (OSError, ValueError, KeyError, TypeError):  # a pipeline that is damaged is told when it is loaded
+            size = DEFAULT_SIZE
+    return size if isinstance(size, tuple) else (size, size)
 
 
 def content(path: str, *parts: str) -> str | None:

@@ -26,7 +26,7 @@ def parse_address(text: str) -> httpx.URL:
     """
     try:
         url = httpx.URL(text.strip())
-        well_formed = re.fullmatch(r"[\w.:-]+", url.host) and 0 < (url.port or 80) < 65536 and "\\" not in text
+        well_formed = re.fullmatch(r"[\w.:-]{1,253}", url.host) and 0 < (url.port or 80) < 65536 and "\\" not in text
     except (httpx.InvalidURL, ValueError):
         url, well_formed = httpx.URL(), None
     if url.userinfo or "@" in text:
@@ -64,13 +64,13 @@ def token_for(url: httpx.URL) -> str | None:
     port = url.port or {"http": 80, "https": 443}[url.scheme]
     for name in (f"{variable(url)}_{port}", variable(url)):
         if name in os.environ:
-            return _sendable(os.environ[name], name)
+            return sendable(os.environ[name], name)
     plain, by_host = _read_variable()
     for host in (f"{url.host}:{port}".lower(), f"[{url.host}]:{port}".lower(), url.host.lower()):
         if host in by_host:
-            return _sendable(by_host[host], VARIABLE)
+            return sendable(by_host[host], VARIABLE)
     if not plain or is_loopback(url.host):
-        return _sendable(plain, VARIABLE)
+        return sendable(plain, VARIABLE)
     raise ConfigError(
         f"{VARIABLE} does not say that {shown(url.host)} may have it; set {variable(url)}=... to the token of that "
         f"server, or to nothing if it wants none"
@@ -88,7 +88,19 @@ def server_secret() -> str | None:
         raise ConfigError(
             f"{VARIABLE} names hosts, {shown(list(by_host))}, so it is for clients; give the server one secret"
         )
-    return _sendable(plain, VARIABLE)
+    return sendable(plain, VARIABLE)
+
+
+def sendable(token: str, name: str) -> str | None:
+    """A token without white space around it, or None.
+
+    Raises:
+        ConfigError: a header cannot carry it; the message has the name of the variable alone.
+    """
+    token = token.strip()
+    if not (token.isascii() and token.isprintable()):
+        raise ConfigError(f"{name} holds characters that no header can carry; use letters, digits and punctuation")
+    return token or None
 
 
 def open_client(url: httpx.URL, token: str | None, timeout: float) -> httpx.Client:
@@ -127,7 +139,9 @@ def ask(
             if response.is_redirect:
                 where = response.headers.get("location", "")
                 raise ValueError(f"{url} redirects to {shown(where)}, where nothing is sent; name the address itself")
-            for chunk in response.iter_raw():
+            if response.headers.get("content-encoding", "identity") != "identity":
+                raise ValueError(f"{url} answered in a compressed form that was not asked for")
+            for chunk in response.iter_bytes():
                 answer += chunk
                 if len(answer) > most:
                     raise ValueError(f"{url} answered with more than {most} bytes, which no reward does")
@@ -154,13 +168,6 @@ def _read_variable() -> tuple[str, dict[str, str]]:
             raise ConfigError(f"{VARIABLE} mixes hosts and tokens; write it as host=token,host2=token2")
         return value, {}
     return "", {pair[1].lower(): pair[2] for pair in pairs if pair}
-
-
-def _sendable(token: str, name: str) -> str | None:
-    token = token.strip()
-    if not (token.isascii() and token.isprintable()):
-        raise ConfigError(f"{name} holds characters that no header can carry; use letters, digits and punctuation")
-    return token or None
 
 
 def _capitals(host: str) -> str:

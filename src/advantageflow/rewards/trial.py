@@ -12,9 +12,17 @@ from advantageflow.rewards.scoring import score
 
 
 def try_rewards(
-    rewards: Mapping[str, Reward], prompts: PromptSet, size: tuple[int, int], timeout: float | None = None
+    rewards: Mapping[str, Reward],
+    prompts: Mapping[str, PromptSet],
+    size: tuple[int, int],
+    timeout: float | None = None,
 ) -> None:
-    """Score a grey picture of the size [height, width] for the first prompt by every reward; servers are asked first.
+    """Call every reward once, on a grey picture and the first prompt of its set; servers tell their health before.
+
+    Args:
+        rewards: name -> function.
+        prompts: name -> what the reward will score.
+        size: height and width in pixels.
 
     Raises:
         RewardError: one does not give a finite number; the message has the user's own file and line.
@@ -26,4 +34,5 @@ def try_rewards(
             check()
     grey = torch.full((1, 3, *size), 0.5)
     for name, reward in rewards.items():
-        score(name, reward, grey, [prompts.texts[0]], [prompts.metadata[0]], timeout=timeout)
+        chosen = prompts[name]
+        score(name, reward, grey, chosen.texts[:1], chosen.metadata[:1], timeout=timeout)
