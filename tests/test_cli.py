@@ -112,13 +112,13 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(finished):
 
 
 @pytest.mark.parametrize(
-    ("body", "message"),
+    ("body", "message", "begun"),
     [
-        ("return [1.0]", "returned 1 values for 6 images"),
-        ("return [float('nan')] * len(prompts)", "returned nan for sample 0"),
+        ("return [1.0]", "returned 1 values for 6 images", True),  # right for the one picture of the trial
+        ("return [float('nan')] * len(prompts)", "returned nan for sample 0", False),
     ],
 )
-def test_a_bad_reward_stops_the_run_in_one_line(body, message, tmp_path, tiny_pipeline_folder):
+def test_a_bad_reward_stops_the_run_in_one_line(body, message, begun, tmp_path, tiny_pipeline_folder):
     (tmp_path / "mine.py").write_text(f"def reward(images, prompts):\n    {body}\n")
     result = run(
         "train", f"model.path={tiny_pipeline_folder}", "reward=mine:reward", *SMALL, "--output", "out", cwd=tmp_path
@@ -126,7 +126,7 @@ def test_a_bad_reward_stops_the_run_in_one_line(body, message, tmp_path, tiny_pi
     assert result.returncode == 2
     assert message in result.stderr.strip().splitlines()[-1]
     assert "Traceback" not in result.stderr
-    assert (tmp_path / "out" / "checkpoints" / "000000").is_dir()
+    assert (tmp_path / "out" / "checkpoints" / "000000").is_dir() is begun
 
 
 def start_training(folder, tiny_pipeline_folder, iterations):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import statistics
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -26,6 +25,7 @@ from advantageflow.models.base import FlowModel
 from advantageflow.prompts import PromptSet
 from advantageflow.report.grids import labelled_grid
 from advantageflow.rewards import BUILT_IN, Reward
+from advantageflow.rewards.own import file_of, is_address
 from advantageflow.stored import DamagedError, read_object, read_rows, read_text
 
 BLOCK = 64  # images between two writes
@@ -155,12 +155,11 @@ def reward_contents(named: Mapping[str, str], functions: Mapping[str, Reward]) -
         if name in BUILT_IN:
             commits = [commit_of_hub(repository, "config.json") for repository in BUILT_IN[name].weights]
             version = of_value(commits) if commits else None
-        elif name.startswith(("http://", "https://")):
+        elif is_address(name):
             version = reward.version()
         else:
-            module = name.rpartition(":")[0]
-            source = module if module.endswith(".py") else sys.modules[module].__file__
-            version = of_file(Path(source).expanduser()) if source else None
+            source = file_of(name)
+            version = of_file(source) if source else None
         found[label] = [name, version]
     return found
 

@@ -107,6 +107,13 @@ def find(name: str, target: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
+def file_of(name: str) -> Path | None:
+    """The file in which a reward of the user's own is written, once it is loaded."""
+    target = resolve(name, [Path.cwd()]).rpartition(":")[0]
+    file = target if is_path(target) else getattr(sys.modules.get(target), "__file__", None)
+    return Path(file) if file else None
+
+
 def make(name: str, found: Callable[..., Any]) -> Callable[..., Any]:
     """The function itself; of a class an instance, which is called.
 
