@@ -180,13 +180,14 @@ def _decode_npz(blob: bytes, count: int, max_pixels: int) -> Tensor:
             (entry,) = archive.infolist()
             if entry.filename != "images.npy" or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise ValueError("an npz holds one array, images, stored or deflated")
-            with archive.open(entry) as stream:
+            file = zipfile.Path(archive, entry.filename)
+            with file.open("rb") as stream:
                 shape, size = _npy_header(stream.read(NPZ_HEADER))
             _check_shape(shape, count)
             _check_pixels(math.prod(shape) // 3, "the npz", max_pixels)
             if not size <= entry.file_size <= size + NPZ_HEADER:
                 raise ValueError(f"its array is said to have {size} bytes, the archive {entry.file_size}")
-            with archive.open(entry) as stream:
+            with file.open("rb") as stream:
                 images = np.lib.format.read_array(stream, allow_pickle=False)
     except (MemoryError, TooLargeError):
         raise
