@@ -231,7 +231,8 @@ class Config(Section):
     name: str = "run"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     reward: str | dict[str, Annotated[float, Field(ge=-LARGE, le=LARGE)]] = Field(
-        "scenes_graded", description="a built-in reward, package.module:function or http:// address; or several: weight"
+        "scenes_graded",
+        description="a built-in reward, ./file.py:function, module:function or http:// address; or several: weight",
     )
     model: ModelSettings = ModelSettings()
     policy: PolicySettings = PolicySettings()

@@ -168,3 +168,11 @@ def test_naming_a_reward_needs_no_torch(tmp_path):
         "import sys; from advantageflow.config import load_config; load_config('scenes'); print('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+def test_a_file_among_several_rewards_has_a_curve_under_its_short_name():
+    from advantageflow.report.curves import each_reward
+
+    names = ("/home/me/mine.py:score", "http://127.0.0.1:8000", "pickscore")
+    row = dict.fromkeys([*(f"reward/{name}/mean" for name in names), "reward/mean", "reward/std", "loss"], 0.0)
+    assert list(each_reward(row).values()) == ["mine.py:score", "127.0.0.1:8000", "pickscore"]

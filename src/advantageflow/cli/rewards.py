@@ -64,7 +64,8 @@ def check_rewards(
             own.check_for(name, reward)
         texts = own.texts[:UNDERSTOOD] if own else (defaults.get(family, 'a sign that says "OPEN"'),)
         size = 64 if family == "scenes" else 512
-        value = score(name, reward, torch.full((1, 3, size, size), 0.5), [texts[0]]).item()
+        columns = own.metadata[:1] if own else None
+        value = score(name, reward, torch.full((1, 3, size, size), 0.5), texts[:1], columns).item()
         console.print(f"{name}: {value:.4f} for a grey image and the prompt {shown(texts[0])}")
         if understood := getattr(reward, "understood", None):
             for text in texts:
@@ -98,7 +99,7 @@ def score_images(
 
 
 def serve(
-    reward: Annotated[str, typer.Argument(help="A built-in reward or package.module:function.")],
+    reward: Annotated[str, typer.Argument(help="A built-in reward, ./file.py:function or package.module:function.")],
     host: Annotated[str, typer.Option(help="Beyond loopback, ADVANTAGEFLOW_TOKEN must be set.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     workers: Annotated[int, typer.Option(min=1, help="Processes, each with its own copy of the reward.")] = 1,

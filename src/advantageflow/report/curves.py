@@ -9,6 +9,12 @@ from typing import Any
 COLORS = ("tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:olive", "tab:cyan")
 
 
+def each_reward(row: Mapping[str, Any]) -> dict[str, str]:
+    """The keys of an iteration that are of one reward among several -> its name, without folders or scheme."""
+    keys = [key for key in row if key.startswith("reward/") and key.endswith("/mean") and key != "reward/mean"]
+    return {key: key[len("reward/") : -len("/mean")].rpartition("/")[2] for key in keys}
+
+
 def draw_curve(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], path: Path) -> None:
     """Training reward per iteration and held-out scores, against training time.
 
@@ -16,7 +22,7 @@ def draw_curve(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], pa
     """
     from matplotlib.figure import Figure
 
-    several = [name for name in rows[0] if name.startswith("reward/") and name.count("/") == 2]
+    several = each_reward(rows[0])
     figure = Figure(figsize=(7, 4 + 2 * len(several)), layout="constrained")
     axes, *panels = figure.subplots(1 + len(several), squeeze=False, height_ratios=[2, *[1] * len(several)])[:, 0]
     minutes = [row["seconds/training"] / 60 for row in rows]
@@ -31,9 +37,9 @@ def draw_curve(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], pa
         axes.plot(times, scores, "o--", color=color, label=f"held-out {label}")
     axes.set_ylabel("score")
     axes.legend()
-    for panel, name in zip(panels, several, strict=True):
-        panel.plot(minutes, [row[name] for row in rows], color="tab:blue", linewidth=1)
-        panel.set_ylabel(name.split("/")[1])
+    for panel, (key, name) in zip(panels, several.items(), strict=True):
+        panel.plot(minutes, [row[key] for row in rows], color="tab:blue", linewidth=1)
+        panel.set_ylabel(name)
     for panel in (axes, *panels):
         panel.grid(alpha=0.3)
     (axes, *panels)[-1].set_xlabel("training time (minutes)")

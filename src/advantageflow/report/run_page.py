@@ -17,6 +17,7 @@ from advantageflow.collapse import lost_variety
 from advantageflow.config import Config, ConfigError, check_config, flatten
 from advantageflow.keeping import place, saved
 from advantageflow.record import SIGNS
+from advantageflow.report.curves import each_reward
 from advantageflow.report.page import (
     Chart,
     Place,
@@ -279,8 +280,8 @@ def score_charts(runs: Sequence[ReportedRun], per_unit: float) -> list[Chart]:
         charts.append(chart_of(f"Held-out {label}", "Mean over held-out prompts, same noise each time.", traces))
     about = "Mean over an iteration's images, on the training prompts."
     charts.append(_row_chart(runs, "Training reward", about, "reward/mean", per_unit))
-    single = dict.fromkeys(key for run in runs for key in run.rows[0] if key.count("/") == 2 and key[:7] == "reward/")
-    charts += [_row_chart(runs, f"Training reward: {key.split('/')[1]}", about, key, per_unit) for key in single]
+    single = {key: name for run in runs for key, name in each_reward(run.rows[0]).items()}
+    charts += [_row_chart(runs, f"Training reward: {name}", about, key, per_unit) for key, name in single.items()]
     return charts
 
 
