@@ -261,3 +261,26 @@ def test_several_rewards_are_added_and_each_is_written_down(tmp_path, tiny_pipel
     assert trainer.directory.curve.stat().st_size > 10_000
     assert row["reward/scenes_strict/mean"] == 2.0
     assert row["reward/mean"] == pytest.approx(row["reward/scenes_graded/mean"] + 1.0)
+
+
+def test_the_columns_of_a_prompt_reach_rewards_in_training_and_evaluation(tmp_path, tiny_pipeline_folder):
+    file = tmp_path / "prompts.jsonl"
+    rows = [{"prompt": f"{count} circles", "count": count} for count in range(8)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    seen = {"train": [], "evaluate": []}
+
+    def reward_of(name):
+        def reward(images, prompts, metadata):
+            seen[name] += zip(prompts, metadata, strict=True)
+            return brightness(images, prompts)
+
+        return reward
+
+    trainer = make_trainer(make_config(rollout={"batch_size": 5}), tmp_path / "run", tiny_pipeline_folder)
+    trainer.train_prompts = trainer.held_out_prompts = load_prompts(str(file))
+    trainer.scorer.rewards = {"scenes_graded": reward_of("train")}
+    trainer.evaluated = {"mine": reward_of("evaluate")}
+    trainer.iterate()
+    trainer._evaluate("average")
+    assert [len(pairs) for pairs in seen.values()] == [12, 6]
+    assert all(prompt == f"{row['count']} circles" for pairs in seen.values() for prompt, row in pairs)
