@@ -12,6 +12,12 @@ METHODS = {
     **dict.fromkeys(("AdvantageFlow(1.1)", "advantageflow-1.1", "advantageflow", "scenes"), ORANGE),
     **dict.fromkeys(("DiffusionNFT", "nft", "scenes-nft"), GREEN),
     **dict.fromkeys(("Flow-GRPO", "flow-grpo", "scenes-flow-grpo"), PURPLE),
+    # variants that stand beside each other in the stored figures
+    "DiffusionNFT, curvature 1": ("#946200", "#e8b84a"),
+    "DiffusionNFT, plain squares": ("#127680", "#5fd0dc"),
+    "DiffusionNFT, eq. 6": ("#5a606b", "#b8bec8"),
+    "DiffusionNFT, curvature 1, plain squares": ("#bf2a5d", "#ff8aae"),
+    "AdvantageFlow(1-A), divided by errors": ("#7a4a2b", "#d6a687"),
 }
 
 

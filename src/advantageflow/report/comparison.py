@@ -70,7 +70,7 @@ def draw_figure(results: Mapping[str, Mapping[str, Any]], axis: str, file: Path)
     """Mean curves with 95 % bands over seeds, one panel per title; `file` without its ending, as PNG."""
     columns = len(results) if len(results) < 4 else 2
     rows = -(-len(results) // columns)
-    figure = Figure(figsize=(3.6 * columns + 0.6, 3.9 * rows), layout="constrained")
+    figure = Figure(figsize=(3.6 * columns + 0.6, 4.6 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for panel, (title, result) in zip(panels, results.items(), strict=True):
         for arm, found in result["arms"].items():
@@ -86,7 +86,7 @@ def draw_figure(results: Mapping[str, Mapping[str, Any]], axis: str, file: Path)
         panel.set_title(title)
         panel.set_xlabel(AXES[axis])
         panel.set_ylabel(f"held-out {result['score']}")
-        panel.legend(fontsize="small")
+        panel.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.45, -0.17))
     _save(figure, file)
 
 
