@@ -6,8 +6,10 @@ import pytest
 import torch
 from rich.console import Console
 
+from advantageflow.checkpoint import load_state
 from advantageflow.config import check_config
 from advantageflow.errors import NonFiniteError
+from advantageflow.keeping import place, saved
 from advantageflow.learning import by_sign
 from advantageflow.models import load_model
 from advantageflow.progress import Display
@@ -198,7 +200,8 @@ def test_a_nan_loss_stops_with_the_sample_named_and_the_checkpoint_unharmed(tmp_
     trainer.iterate = poison
     with pytest.raises(NonFiniteError, match=r"loss of sample \d+ \(prompt '.*'\) is nan in iteration 2"):
         trainer.run()
-    tensors, record = trainer.directory.latest_checkpoint()
+    folder = trainer.directory.checkpoints
+    tensors, record = load_state(place(folder, saved(folder)[-1]))
     assert record["iteration"] == 2
     assert all(torch.isfinite(tensor).all() for group in tensors.values() for tensor in group.values())
 
@@ -213,7 +216,7 @@ def test_stopping_leaves_a_checkpoint(tmp_path, tiny_pipeline_folder):
 
     trainer.scorer.rewards = {"scenes_graded": stop}
     assert trainer.run() is None
-    assert trainer.directory.latest_checkpoint()[1]["iteration"] == 1
+    assert trainer.directory.latest_record()["iteration"] == 1
 
 
 def test_a_collapse_of_variety_is_told_once_also_after_a_resume(tmp_path, tiny_pipeline_folder):

@@ -27,6 +27,11 @@ def shown(value: object, most: int = 200) -> str:
         text = repr(value)
     except (ValueError, RecursionError):  # Python writes no number of more than 4300 digits
         text = f"a {type(value).__name__} that is too large to be shown"
+    return cut(text, most)
+
+
+def cut(text: str, most: int = 200) -> str:
+    """At most so many characters of a text."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 

@@ -44,7 +44,6 @@ class Keeper:
         self.config, self.directory, self.model, self.say = config, directory, model, say
         self.policy, self.optimizer, self.scaler = policy, optimizer, scaler
         self.provenance, self.accept_changes = provenance, accept_changes
-        self.provenance, self.accept_changes = provenance, accept_changes
         self._saved_at = time.monotonic()
 
     def is_time(self, iteration: int) -> bool:

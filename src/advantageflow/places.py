@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from advantageflow.errors import ConfigError
+from advantageflow.errors import ConfigError, cut
 
 LONGEST_NAME = 255  # bytes, of every usual file system
 SPARE = 50 * 2**20  # bytes that any result should find free
@@ -60,5 +60,4 @@ def _nearest(path: Path) -> Path:
 
 
 def _shown(path: Path) -> str:
-    text = str(path).replace("\0", "\\0")
-    return text if len(text) <= 200 else text[:197] + "..."
+    return cut(str(path).replace("\0", "\\0"))

@@ -28,7 +28,7 @@ from PIL import Image
 from torch import Tensor
 
 from advantageflow.changes import evaluates_anew
-from advantageflow.checkpoint import Tensors, atomic_directory, load_state, save_state, write_atomic
+from advantageflow.checkpoint import atomic_directory, save_state, write_atomic
 from advantageflow.config import Config, ConfigError, RunSettings, check_config, dump_config
 from advantageflow.environment import environment
 from advantageflow.errors import writing
@@ -233,15 +233,6 @@ class RunDirectory:
         for old in {*found} - kept(found, settings.keep, best(scores(self.checkpoints, score)), collapse):
             if old != iteration:
                 remove(place(self.checkpoints, old))
-
-    def latest_checkpoint(self) -> tuple[Tensors, dict[str, Any]] | None:
-        """The newest, verified; None before the first.
-
-        Raises:
-            DamagedError: see `checkpoint.load_state`.
-        """
-        found = saved(self.checkpoints)
-        return load_state(place(self.checkpoints, found[-1])) if found else None
 
     def latest_record(self) -> dict[str, Any]:
         """What the newest checkpoint says of itself, unchecked; empty where there is none, or it cannot be read."""

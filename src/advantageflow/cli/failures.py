@@ -7,7 +7,7 @@ import os
 import re
 import sys
 
-from advantageflow.errors import ConfigError, NonFiniteError
+from advantageflow.errors import ConfigError, NonFiniteError, cut
 
 USERS = 2  # exit code of what the user can mend
 INTERRUPTED = 130
@@ -34,7 +34,6 @@ EXTRAS = {
 }  # fmt: skip
 OTHERS = ("bitsandbytes", "sentencepiece", "protobuf", "tiktoken", "ftfy", "accelerate", "open_clip", "pyarrow")
 NUL = "a path holds the character NUL, which no file can have; leave it out"
-LONGEST = 200  # characters of a value in a message
 
 
 class Interruption(BaseException):
@@ -99,5 +98,4 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+    return cut(" ".join(text.split()))
