@@ -82,6 +82,11 @@ def test_a_run_leaves_its_folder_and_prints_where_to_look(finished):
         (["train", "reward=pickscor"], "unknown reward 'pickscor'"),
         (["train", "model.path=/no/such/folder"], "neither built in (scenes, words), nor a folder"),
         (["train", "reward=ocr", "run.iterations=1"], "scenes:train: the reward 'ocr' cannot use this prompt"),
+        (
+            ["train", "evaluation.prompts_shown=[a red circle, a red cat]"],
+            "evaluation.prompts_shown, prompt 2: the reward 'scenes_exact' cannot use this prompt",
+        ),
+        (["train", "evaluation.prompts_shown=['']"], "evaluation.prompts_shown, prompt 1: the prompt is empty"),
         (["train", "model.path=someone/model"], "prompts.train is not set"),
         (["train", "prompts.train=scenes:held_out", "prompts.held_out=scenes:held_out"], "are among the training"),
         (["evaluate", "scenes", "--prompts", "words:train"], "the reward 'scenes_exact' cannot use this prompt"),

@@ -36,6 +36,13 @@ from advantageflow.config import ConfigError, check_config, dump_config, load_co
         ("scenes", ["learn.optimizer_steps=100000"], r"an iteration has only \d+ images"),
         ("scenes", ["iterations"], r"write a change as key=value"),
         ("scenes", ["name.x=1"], r"'name' is not a section"),
+        (
+            "scenes",
+            ["evaluation.prompts_shown=0"],
+            r"prompts_shown is 0; allowed: how many held-out prompts, from 1 to",
+        ),
+        ("scenes", ["evaluation.prompts_shown=[a, 5]"], r"prompts_shown is \['a', 5\]; allowed: .* list of 1 to 256"),
+        ("scenes", ["evaluation.prompts_shown=a red circle"], r"prompts_shown is 'a red circle'; allowed: how many"),
         ("scenes", ["evaluation.rewards={}"], r"evaluation.rewards is empty"),
         ("scenes", ["reward={}"], r"reward is empty"),
         ("scenes", ["reward=[pickscore]"], r"reward is \['pickscore'\]; allowed: a reward's name, or names with their"),

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from PIL import Image
 from test_report import make_run
 
 from advantageflow.errors import ConfigError
@@ -83,8 +84,10 @@ PICTURES = {
     **{f"000001.json {name}": ("000001.json", change) for name, change in ANY.items() if name != "a list"},
     "an entry without scores": ("000001.json", edited(lambda entries: entries[0].pop("scores") and None)),
     "a score of text": ("000001.json", edited(lambda entries: entries[0]["scores"].update(strict="high"))),
-    "000001.webp empty": ("000001.webp", ANY["empty"]),
-    "000001.webp missing": ("000001.webp", lambda file: file.unlink()),
+    "03.webp empty": ("000001/03.webp", ANY["empty"]),
+    "03.webp no picture": ("000001/03.webp", ANY["no text"]),
+    "03.webp cut": ("000001/03.webp", lambda file: file.write_bytes(file.read_bytes()[:-8])),
+    "03.webp missing": ("000001/03.webp", lambda file: file.unlink()),
 }
 
 
@@ -95,6 +98,18 @@ def test_reports_name_the_damaged_picture(damage, finished, tmp_path):
     shutil.copytree(finished, run)
     change(run / "samples" / name)
     with pytest.raises(ConfigError, match=name.replace(".", r"\.")):
+        load_run(run, "run")
+
+
+@pytest.mark.parametrize("damage", ["empty", "too narrow"])
+def test_a_damaged_strip_of_an_early_version_is_named(damage, finished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    shutil.rmtree(run / "samples" / "000001")
+    Image.new("RGB", (5, 8)).save(run / "samples" / "000001.webp")
+    if damage == "empty":
+        (run / "samples" / "000001.webp").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"000001\.webp is damaged"):
         load_run(run, "run")
 
 

@@ -17,8 +17,10 @@ from advantageflow.pictures import to_pil
 from advantageflow.record import Record
 from advantageflow.report.comparison_page import write_comparison
 from advantageflow.report.page import duration, number, signed
-from advantageflow.report.run_page import extremes, load_run, settings_table, write_report
+from advantageflow.report.page_pictures import extremes, read_pictures
+from advantageflow.report.run_page import load_run, settings_table, write_report
 from advantageflow.run_directory import RunDirectory
+from advantageflow.samples import read_samples
 
 NASTY = '<script>alert("x")</script> & </script>'
 TASKS = ("single", "two")
@@ -187,17 +189,57 @@ def test_settings_are_told_with_their_defaults(tmp_path):
         assert not rows[same]["cells"][0]["changed"], same
 
 
-def test_small_pictures_are_exact_and_large_ones_bounded(tmp_path):
+def test_pictures_are_kept_at_their_own_size_small_ones_exactly(tmp_path):
     directory = RunDirectory.create(tmp_path / "run", load_config("scenes"))
     shown = evaluation(7, count=3)
     shown.images.uniform_()
     directory.write_samples(10, shown)
-    with Image.open(directory.samples / "000010.webp") as strip:
-        for i, picture in enumerate(to_pil(shown.images)):
-            assert strip.convert("RGB").crop((8 * i, 0, 8 * i + 8, 8)).tobytes() == picture.tobytes()
+    drawn = read_samples(directory.samples, 10)
+    assert [sample.prompt for sample in drawn] == shown.prompts
+    assert [sample.picture.tobytes() for sample in drawn] == [picture.tobytes() for picture in to_pil(shown.images)]
     directory.write_samples(20, evaluation(1, side=512, count=2))
-    with Image.open(directory.samples / "000020.webp") as strip:
-        assert strip.size == (512, 256)
+    names = sorted(file.name for file in (directory.samples / "000020").iterdir())
+    assert names == ["00.webp", "01.webp"]
+    with Image.open(directory.samples / "000020" / "01.webp") as picture:
+        assert picture.size == (512, 512)
+
+
+def test_the_strips_of_early_versions_are_read(tmp_path):
+    directory = RunDirectory.create(tmp_path / "run", load_config("scenes"))
+    shown = evaluation(0, count=3)
+    directory.write_samples(5, shown)
+    shutil.rmtree(directory.samples / "000005")
+    strip = Image.new("RGB", (24, 8))
+    for i, picture in enumerate(to_pil(shown.images)):
+        strip.paste(picture, (8 * i, 0))
+    strip.save(directory.samples / "000005.webp", lossless=True)
+    drawn = read_samples(directory.samples, 5)
+    assert [sample.picture.tobytes() for sample in drawn] == [picture.tobytes() for picture in to_pil(shown.images)]
+
+
+def test_a_page_has_large_pictures_at_their_own_size_where_it_has_room(tmp_path):
+    directory = RunDirectory.create(tmp_path / "run", load_config("scenes"))
+    for step in range(3):
+        directory.write_samples(step, evaluation(step, side=300, count=2))
+    sizes = [sum(file.stat().st_size for file in (directory.samples / f"{i:06d}").iterdir()) for i in range(3)]
+    found = read_pictures(directory.samples, 288, room=sizes[0] + sizes[2])
+    assert [picture.full is not None for i in range(3) for picture in found[i]] == [
+        True,
+        True,
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert found[1][1].note == "300 × 300 pixels in samples/000001/01.webp, reduced here"
+
+
+def test_pictures_of_other_prompts_than_the_last_are_left_out(tmp_path):
+    directory = RunDirectory.create(tmp_path / "run", load_config("scenes"))
+    for step, count in enumerate((24, 24, 5, 5, 5)):
+        directory.write_samples(step, evaluation(step, count=count))
+    assert sorted(read_pictures(directory.samples, 288)) == [2, 3, 4]
+    assert sorted(read_pictures(directory.samples, 10)) == [2, 4]
 
 
 def test_the_slider_shows_the_first_the_last_and_some_between(tmp_path):
@@ -207,7 +249,7 @@ def test_the_slider_shows_the_first_the_last_and_some_between(tmp_path):
 
 
 def test_worst_and_best_come_from_the_last_samples(finished):
-    found = extremes(load_run(finished, "run"))
+    found = extremes(load_run(finished, "run").pictures)
     assert [picture.prompt for picture in found["best"]] == [f"prompt {i}" for i in range(23, 17, -1)]
     assert [picture.prompt for picture in found["worst"]] == [NASTY, *(f"prompt {i}" for i in range(1, 6))]
     assert found["worst"][0].scores["strict"] == pytest.approx(0.02)

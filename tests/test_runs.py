@@ -47,9 +47,9 @@ def finished(tmp_path_factory, model, tiny_pipeline_folder):
     trainer = make_trainer(config, folder, tiny_pipeline_folder)
     evaluate, scores = trainer._evaluate, iter([0.1, 0.9, 0.5, 0.3])
 
-    def scored(role, num_images=None):
-        found = evaluate(role, num_images)
-        if num_images is None:
+    def scored(role, shown=False):
+        found = evaluate(role, shown)
+        if not shown:
             found.scores["strict"] = next(scores)
         return found
 

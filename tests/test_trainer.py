@@ -18,6 +18,7 @@ from advantageflow.rewards import load_reward
 from advantageflow.rewards.scoring import RewardError
 from advantageflow.rollout import Samples
 from advantageflow.run_directory import RunDirectory
+from advantageflow.samples import read_samples
 from advantageflow.seeding import Stream, noise
 from advantageflow.trainer import Trainer
 
@@ -287,3 +288,21 @@ def test_the_columns_of_a_prompt_reach_rewards_in_training_and_evaluation(tmp_pa
     trainer._evaluate("average")
     assert [len(pairs) for pairs in seen.values()] == [12, 6]
     assert all(prompt == f"{row['count']} circles" for pairs in seen.values() for prompt, row in pairs)
+
+
+def test_own_prompts_are_shown_in_their_order_and_scores_are_of_the_held_out_ones(tmp_path, tiny_pipeline_folder):
+    own = ["two circles", "a blue square", "a blue square"]
+    summaries = {}
+    for name, prompts_shown in (("own", own), ("some", 2)):
+        trainer = make_trainer(
+            make_config(evaluation={"prompts_shown": prompts_shown}), tmp_path / name, tiny_pipeline_folder
+        )
+        summaries[name] = trainer.run()
+        for iteration in (0, 2):
+            drawn = read_samples(tmp_path / name / "samples", iteration)
+            if name == "own":
+                assert [sample.prompt for sample in drawn] == own
+                assert drawn[1].picture.tobytes() != drawn[2].picture.tobytes()  # each has noise of its own
+            else:
+                assert len(drawn) == 2
+    assert summaries["own"]["after"] == summaries["some"]["after"]

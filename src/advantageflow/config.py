@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os.path
-import re
 from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -11,19 +10,21 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from advantageflow.config_errors import check_plain, explain
+from advantageflow.config_rules import check_combination
+from advantageflow.config_rules import check_label as check_label
 from advantageflow.errors import ConfigError as ConfigError
-from advantageflow.errors import shown
 from advantageflow.reading import assign, find_recipe, parse_changes, read_recipe
 from advantageflow.reading import flatten as flatten
 from advantageflow.reading import recipe_names as recipe_names
 from advantageflow.rewards.own import resolve_rewards
 
 WORLDS = ("scenes", "words")  # built-in models, with prompts of their own
-OWN_KEYS = ("tasks", "all", "task", "prompt", "index", "scores", "iteration", "seconds")
 LARGE = 1e8  # beyond any sensible setting; keeps products and timers finite
 Positive = Annotated[float, Field(gt=0, le=LARGE)]
 NonNegative = Annotated[float, Field(ge=0, le=LARGE)]
 Count = Annotated[int, Field(ge=1, le=10**8)]
+MOST_SHOWN = 256
+NumberShown = Annotated[int, Field(ge=1, le=MOST_SHOWN)]
 Pixels = Annotated[int, Field(ge=1, le=16384)]
 PathText = Annotated[str, AfterValidator(os.path.expanduser)]  # `~` is the home directory
 
@@ -207,6 +208,14 @@ class EvaluationSettings(Section):
     every: Annotated[int, Field(ge=0, le=10**8)] = Field(
         0, description="iterations between evaluations; 0 for start and end only"
     )
+    prompts_shown: NumberShown | Annotated[list[str], Field(min_length=1, max_length=MOST_SHOWN)] = Field(
+        24, description="of which pictures are kept through training: so many held-out prompts, or a list of your own"
+    )
+
+    @property
+    def number_shown(self) -> int:
+        """How many pictures are kept of each moment."""
+        return self.prompts_shown if isinstance(self.prompts_shown, int) else len(self.prompts_shown)
 
 
 class RunSettings(Section):
@@ -329,7 +338,7 @@ def check_config(settings: dict[str, Any]) -> Config:
     except ValidationError as error:
         raise ConfigError(explain(error.errors(), Config, OBJECTIVES)) from None
     check_plain("", settings, config.model_dump())
-    _check_combination(config)
+    check_combination(config)
     return config
 
 
@@ -339,69 +348,6 @@ def _add_prompts(settings: dict[str, Any]) -> None:
     path = model.get("path", "scenes") if isinstance(model, dict) else None
     if path in WORLDS and isinstance(prompts, dict):
         settings["prompts"] = {"train": f"{path}:train", **prompts}
-
-
-def _check_combination(config: Config) -> None:
-    solver, objective = config.rollout.solver, config.objective
-    if objective.family == "reverse" and solver != "flow_sde":
-        raise ConfigError(
-            f"rollout.solver is {solver!r}, an ODE, but objective {objective.name!r} learns from an SDE's transitions; "
-            "set rollout.solver=flow_sde or remove the key"
-        )
-    if objective.family == "forward" and solver == "flow_sde":
-        raise ConfigError(
-            f"rollout.solver is 'flow_sde', but objective {objective.name!r} learns from clean samples of an ODE; "
-            "set rollout.solver to dpm2, euler or heun"
-        )
-    if config.learn.transitions and objective.family == "forward":
-        raise ConfigError(
-            f"learn.transitions chooses among an SDE's transitions, but objective {objective.name!r} learns from "
-            "noised images; remove the key"
-        )
-    steps, draws = config.rollout.num_inference_steps, config.learn.t_draws
-    # the last transition of an SDE adds almost no noise and is not learned from
-    transitions = min(config.learn.transitions or steps, steps - 1)
-    most = transitions if objective.family == "reverse" else steps
-    if draws > most and (objective.family == "reverse" or config.learn.t_distribution == "rollout_grid"):
-        raise ConfigError(
-            f"learn.t_draws is {draws}, but this rollout of {steps} steps has only {most} times to learn from; "
-            f"set learn.t_draws to at most {most}"
-        )
-    if config.policy.lora_rank == 0 and config.model.dtype != "float32":
-        raise ConfigError(
-            f"policy.lora_rank=0 trains all weights, which model.dtype={config.model.dtype} is too coarse for; "
-            "set model.dtype=float32 or a lora_rank"
-        )
-    images = config.rollout.prompts_per_iteration * config.rollout.images_per_prompt
-    if config.learn.optimizer_steps > images:
-        raise ConfigError(
-            f"learn.optimizer_steps is {config.learn.optimizer_steps}, but an iteration has only {images} images"
-        )
-    if not config.reward_weights:
-        raise ConfigError("reward is empty; name at least one, such as reward=scenes_graded")
-    if not config.evaluation.rewards:
-        raise ConfigError("evaluation.rewards is empty; name at least one, such as {reward: scenes_graded}")
-    for label in config.evaluation.rewards:
-        check_label(label)
-    if config.run.best is not None and config.run.best not in config.evaluation.rewards:
-        raise ConfigError(
-            f"run.best is {shown(config.run.best)}; allowed: a label of evaluation.rewards, "
-            f"{', '.join(config.evaluation.rewards)}"
-        )
-
-
-def check_label(label: str) -> None:
-    """A held-out score's label stands in tables and beside keys of our own.
-
-    Raises:
-        ConfigError: it would be taken for one of these, or cannot be shown.
-    """
-    if label in OWN_KEYS:
-        raise ConfigError(
-            f"a score cannot be labelled {label!r}, which the results use themselves; choose another label"
-        )
-    if not re.fullmatch(r"[^\s\[\]|`]([^\[\]|`]{0,98}[^\s\[\]|`])?", label):
-        raise ConfigError(f"a score cannot be labelled {shown(label)}; give it 1 to 100 characters without []|`")
 
 
 def dump_config(config: Config) -> str:

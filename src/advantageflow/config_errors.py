@@ -14,6 +14,7 @@ from advantageflow.errors import ConfigError, shown
 MAX_TEXT = 4096
 # Where pydantic's words would speak of unions
 ALLOWED = {
+    "evaluation.prompts_shown": "allowed: how many held-out prompts, from 1 to 256, or a list of 1 to 256 prompts",
     "model.device": "allowed: auto, cpu, mps, cuda, cuda:NUMBER",
     "model.resolution": "allowed: pixels, such as 512, or [height, width], such as [512, 768]",
     "objective.gamma": "allowed: a number, or '1-A'",
@@ -38,7 +39,7 @@ def explain(errors: list[ErrorDetails], root: type[BaseModel], objectives: Mappi
             del path[1]  # the union's branch
         if path[0] == "reward":
             del path[1:]
-        del path[3 if path[0] == "evaluation" else 2 :]  # the branch of a union of types
+        del path[3 if path[:2] == ["evaluation", "rewards"] else 2 :]  # the branch of a union of types
         by_key.setdefault(".".join(path), []).append(error)
     sentences = [_sentence(key, found, root, objectives) for key, found in list(by_key.items())[:MOST_SENTENCES]]
     more = len(by_key) - len(sentences)

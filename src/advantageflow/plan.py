@@ -17,7 +17,6 @@ from advantageflow.models import BUILT_IN as BUILT_IN_MODELS
 # Teraflops a second that training reaches in half precision, about 40 % of the peak; memory in GB
 GPUS = {"H100": (400, 80), "A100": (125, 80), "4090": (65, 24)}
 CPU_SHARE = 0.4  # of a matrix product's speed, measured with the built-in model
-GRID_IMAGES = 24  # drawn for every picture of the training
 # The paper's settings, where it states them (arXiv 2605.26013, section 5)
 PAPER: dict[str, Any] = {
     "model.path": "stabilityai/stable-diffusion-3.5-medium",
@@ -103,7 +102,8 @@ def evaluated_images(config: Config) -> int:
     """Drawn in all evaluations of a run and for its pictures."""
     evaluation, run = config.evaluation, config.run
     between = (run.iterations - 1) // evaluation.every if evaluation.every else 0
-    return (between + 2) * evaluation.num_images + (run.iterations // run.samples_every + 3) * GRID_IMAGES
+    shown = (run.iterations // run.samples_every + 3) * evaluation.number_shown
+    return (between + 2) * evaluation.num_images + shown
 
 
 def forward_flops(facts: ModelFacts, config: Config) -> float:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from advantageflow.config import PromptSettings
+from advantageflow.config import EvaluationSettings, PromptSettings
 from advantageflow.errors import ConfigError, shown
 from advantageflow.prompt_files import FORMATS, read_rows
 from advantageflow.prompt_trees import plain
@@ -261,6 +261,24 @@ def _apart(train: PromptSet, held_out: PromptSet) -> PromptSet:
         )
     said = f"{common} of them are trained on, too"
     return replace(held_out, notes=(*held_out.notes, said)) if common else held_out
+
+
+def shown_prompts(settings: EvaluationSettings, held_out: PromptSet) -> PromptSet:
+    """The prompts of which a run keeps pictures: those that are held out, or the recipe's own.
+
+    Each of its own counts as a task, so that `PromptSet.draw` gives them once each in their order.
+
+    Raises:
+        ConfigError: one is empty, too long, or no text.
+    """
+    if isinstance(settings.prompts_shown, int):
+        return held_out
+    texts = tuple(text.strip() for text in settings.prompts_shown)
+    names = [f"prompt {number}" for number in range(1, len(texts) + 1)]
+    origins = tuple(f"evaluation.prompts_shown, {name}" for name in names)
+    for text, origin in zip(texts, origins, strict=True):
+        _check_text(text, origin)
+    return PromptSet(texts, tuple(names), origins, source="evaluation.prompts_shown")
 
 
 def _scenes(source: str, split: str) -> Iterator[Record]:

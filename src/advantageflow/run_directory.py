@@ -6,8 +6,8 @@ prompts.txt      how many prompts came from where, and the first two
 changes.jsonl    what `--resume` changed, and in which iteration
 metrics.jsonl    one line per iteration
 curve.png        reward and score against time
-samples/         the same prompts and seeds through training: a labelled NNNNNN.png; NNNNNN.webp, the plain images from
-                 left to right, at most 256 pixels high; NNNNNN.json, their prompts, tasks and scores
+samples/         the same prompts and seeds through training: NNNNNN/, each picture at its own size; NNNNNN.json, their
+                 prompts, tasks and scores; NNNNNN.png, all of them labelled
 checkpoints/     what `--resume` continues from; the newest, the best and the last before a collapse are kept
 lora/            the trained adapter, in diffusers' format, as of the last evaluation; where all weights are trained,
                  transformer/ in its place
@@ -24,7 +24,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
 from torch import Tensor
 
 from advantageflow.changes import evaluates_anew
@@ -34,8 +33,8 @@ from advantageflow.environment import environment
 from advantageflow.errors import writing
 from advantageflow.folder_lock import HOLDER, LOCK
 from advantageflow.keeping import best, kept, place, record_of, remove, saved, scores
-from advantageflow.pictures import to_pil
 from advantageflow.places import check_folder
+from advantageflow.samples import write_samples
 from advantageflow.stored import DamagedError, read_object, read_rows, read_text, read_yaml
 
 if TYPE_CHECKING:
@@ -49,8 +48,6 @@ ROW: dict[str, type | tuple[type, ...]] = {
     "diversity": NUMBER,
 }
 EXPORTS = ("lora", "transformer")  # folders of trained weights, in a run and in each of its checkpoints
-STRIP_HEIGHT = 256  # pixels
-LOSSLESS_HEIGHT = 128  # pixels; small images stay exact
 
 
 class RunDirectory:
@@ -195,19 +192,8 @@ class RunDirectory:
         write_atomic(self.metrics_file, "".join(line + "\n" for line in self._lines()[:count]))
 
     def write_samples(self, iteration: int, shown: Evaluation) -> None:
-        """What the report shows of them; the JSON comes last, so where it is, the pictures are whole."""
-        file = self.samples / f"{iteration:06d}"
-        strip = _strip(shown.images)
-        strip.save(file.with_suffix(".webp"), lossless=strip.height <= LOSSLESS_HEIGHT, quality=90)
-        entries = [
-            {
-                "prompt": prompt,
-                "task": task,
-                "scores": {label: values[i].item() for label, values in shown.by_image.items()},
-            }
-            for i, (prompt, task) in enumerate(zip(shown.prompts, shown.prompt_tasks, strict=True))
-        ]
-        write_atomic(file.with_suffix(".json"), json.dumps(entries, indent=1) + "\n")
+        """What was drawn after an iteration, see `samples`."""
+        write_samples(self.samples, iteration, shown)
 
     def save_checkpoint(
         self,
@@ -330,14 +316,3 @@ def _size(file: Path) -> int:
 def _mark(lines: list[str]) -> dict[str, Any]:
     text = "".join(line + "\n" for line in lines)
     return {"count": len(lines), "sha256": hashlib.sha256(text.encode()).hexdigest()}
-
-
-def _strip(images: Tensor) -> Image.Image:
-    """Images in [0, 1], float32 [batch, 3, height, width], side by side."""
-    pictures = to_pil(images)
-    height = min(pictures[0].height, STRIP_HEIGHT)
-    width = round(pictures[0].width * height / pictures[0].height)
-    strip = Image.new("RGB", (width * len(pictures), height))
-    for i, picture in enumerate(pictures):
-        strip.paste(picture.resize((width, height), Image.Resampling.LANCZOS), (i * width, 0))
-    return strip

@@ -33,7 +33,7 @@ from advantageflow.objectives import OBJECTIVES, FlowGRPO
 from advantageflow.optimizers import build_optimizer, rate, set_rate
 from advantageflow.policy import LORA_TARGETS, Policy, Role, average_decay, rollout_decay
 from advantageflow.progress import Display
-from advantageflow.prompts import PromptSet
+from advantageflow.prompts import PromptSet, shown_prompts
 from advantageflow.report.curves import draw_curve
 from advantageflow.report.grids import before_and_after, labelled_grid
 from advantageflow.rewards import Reward
@@ -43,8 +43,6 @@ from advantageflow.run_directory import RunDirectory
 from advantageflow.seeding import Stream, address_seed, generator
 from advantageflow.soundness import check_step
 from advantageflow.watch import Watch, constant_rewards_advice
-
-GRID_IMAGES = 24
 
 
 class Trainer:
@@ -74,6 +72,7 @@ class Trainer:
     ) -> None:
         self.config, self.directory, self.model, self.display = config, directory, model, display
         self.train_prompts, self.held_out_prompts = train_prompts, held_out_prompts
+        self.shown_prompts = shown_prompts(config.evaluation, held_out_prompts)
         self.scorer = Scorer(rewards, attempts=config.scoring.attempts, timeout=config.scoring.timeout)
         self.evaluated = evaluated
         self.objective = OBJECTIVES[config.objective.name](**config.objective.model_dump(exclude={"name"}))
@@ -279,14 +278,15 @@ class Trainer:
                 f"{self.iteration}: {values}; lower learn.learning_rate, then continue from the last checkpoint"
             )
 
-    def _evaluate(self, role: Role, num_images: int | None = None) -> Evaluation:
+    def _evaluate(self, role: Role, shown: bool = False) -> Evaluation:
+        """Of the held-out prompts, or of those whose pictures are shown."""
         settings = self.config.evaluation
-        num_images = num_images or settings.num_images
+        num_images = settings.number_shown if shown else settings.num_images
         with self._timed("evaluating", num_images), self.policy.acting_as(role) as transformer:
             return evaluate(
                 self.model,
                 transformer,
-                self.held_out_prompts,
+                self.shown_prompts if shown else self.held_out_prompts,
                 self.evaluated,
                 num_images=num_images,
                 num_inference_steps=settings.num_inference_steps,
@@ -298,14 +298,14 @@ class Trainer:
             )
 
     def _draw_samples(self, role: Role = "average") -> Evaluation:
-        drawn = self._evaluate(role, GRID_IMAGES)
+        drawn = self._evaluate(role, shown=True)
         labelled_grid(drawn).save(self.directory.samples / f"{self.iteration:06d}.png")
         self.directory.write_samples(self.iteration, drawn)
         return drawn
 
     def _finish(self) -> dict[str, Any]:
         self.evaluation = after = self._evaluate("average").summary()
-        first, last = self._evaluate("reference", GRID_IMAGES), self._draw_samples()
+        first, last = self._evaluate("reference", shown=True), self._draw_samples()
         before_and_after(first, last).save(self.directory.samples / "before_after.png")
         self._save()
         self.directory.export(self.iteration)

@@ -83,7 +83,7 @@ def _load_inputs(config: Config) -> dict[str, Any]:
     """Prompts, device, model and rewards, checked in this order before weights are loaded."""
     from advantageflow.devices import choose_device
     from advantageflow.models import check_family, check_model_path, picture_size
-    from advantageflow.prompts import load_prompt_sets
+    from advantageflow.prompts import load_prompt_sets, shown_prompts
     from advantageflow.rewards import check_reward, load_reward
     from advantageflow.rewards.trial import try_rewards
 
@@ -92,6 +92,7 @@ def _load_inputs(config: Config) -> dict[str, Any]:
     for name in names:
         check_reward(name)
     sets = load_prompt_sets(config.prompts)
+    pictured = shown_prompts(config.evaluation, sets[1])
     choose_device(config.model.device)
     check_family(config.model)
     if config.model.lora:
@@ -100,10 +101,14 @@ def _load_inputs(config: Config) -> dict[str, Any]:
         read_adapter(config.model.lora)
     loaded = {name: load_reward(name) for name in names}  # last, since it may load weights
     scored = dict.fromkeys(config.evaluation.rewards.values(), sets[1]) | dict.fromkeys(config.reward_weights, sets[0])
-    for prompts, scoring in zip(sets, (config.reward_weights, config.evaluation.rewards.values()), strict=True):
+    evaluated = list(config.evaluation.rewards.values())
+    for prompts, scoring in ((sets[0], list(config.reward_weights)), (sets[1], evaluated), (pictured, evaluated)):
         for name in scoring:
             prompts.check_for(name, loaded[name])
-    try_rewards(loaded, scored, picture_size(config.model), config.scoring.timeout)
+    size, timeout = picture_size(config.model), config.scoring.timeout
+    try_rewards(loaded, scored, size, timeout)
+    if pictured is not sets[1]:  # which lack the columns of a file
+        try_rewards({name: loaded[name] for name in evaluated}, dict.fromkeys(evaluated, pictured), size, timeout)
     return {
         "train_prompts": sets[0],
         "held_out_prompts": sets[1],

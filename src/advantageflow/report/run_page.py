@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from advantageflow.collapse import lost_variety
 from advantageflow.config import Config, ConfigError, check_config, flatten
@@ -32,12 +28,11 @@ from advantageflow.report.page import (
     trace_of,
     write_page,
 )
-from advantageflow.run_directory import LOSSLESS_HEIGHT, RunDirectory, check_scores
-from advantageflow.stored import DamagedError, read_list, read_object
+from advantageflow.report.page_pictures import FULL_BYTES, PICTURES, Picture, extremes, read_pictures
+from advantageflow.run_directory import RunDirectory, check_scores
+from advantageflow.stored import DamagedError, read_object
 
 METHODS = {"advantageflow": "AdvantageFlow", "nft": "DiffusionNFT", "flow-grpo": "Flow-GRPO"}
-PICTURE_SETS = 12  # of all runs together: 24 pictures each, and a megabyte at most
-EXTREMES = 6  # worst and best samples shown
 
 
 @dataclass(frozen=True)
@@ -47,16 +42,6 @@ class Point:
     iteration: int
     seconds: float
     scores: dict[str, Any]  # label -> mean score, and "tasks"
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A sample: its prompt and scores, and itself as a data URI."""
-
-    prompt: str
-    task: str
-    scores: dict[str, float]
-    source: str
 
 
 @dataclass(frozen=True)
@@ -104,7 +89,7 @@ def write_report(folders: Sequence[Path], output: Path) -> Path:
         "score_charts": score_charts(runs, per_unit),
         "learning_charts": learning_charts(runs, per_unit),
         "tasks": task_table(runs),
-        "extremes": [extremes(run) for run in runs],
+        "extremes": [extremes(run.pictures) for run in runs],
         "settings": settings_table(runs),
         "environments": _merged([{"commit": None} | (run.environment or {}) for run in runs]),
         "costs": _merged([_cost(run.summary) for run in runs]),
@@ -117,7 +102,7 @@ def load_run(folder: Path, name: str, runs: int = 1) -> ReportedRun:
 
     Args:
         name: by which the report calls it.
-        runs: how many runs share the page; the more, the fewer of the steps between its first and last pictures.
+        runs: how many runs share the page; the more, the fewer pictures each has.
 
     Raises:
         ConfigError: it holds no run, or not one finished iteration.
@@ -147,7 +132,7 @@ def load_run(folder: Path, name: str, runs: int = 1) -> ReportedRun:
         points=points,
         summary=summary,
         environment=directory.environment(),
-        pictures=read_pictures(directory.samples, max(2, PICTURE_SETS // runs)),
+        pictures=read_pictures(directory.samples, PICTURES // runs, FULL_BYTES // runs),
     )
 
 
@@ -168,50 +153,6 @@ def _before(directory: RunDirectory) -> dict[str, Any]:
     before: dict[str, Any] = read_object(file, {"before": dict})["before"]
     check_scores(before, f"{file}, before,")
     return before
-
-
-def read_pictures(samples: Path, most: int) -> dict[int, list[Picture]]:
-    """Iteration -> samples: at most so many iterations, the first and the last among them.
-
-    Empty for runs of versions that did not store what is needed.
-    """
-    files = sorted(samples.glob("[0-9]*.json"), key=lambda file: int(file.stem))
-    return {int(file.stem): _pictures(file) for file in _evenly(files, most)}
-
-
-def _pictures(file: Path) -> list[Picture]:
-    entries = read_list(file, {"prompt": str, "task": str, "scores": dict})
-    for entry in entries:
-        for name, score in entry["scores"].items():
-            if not isinstance(score, int | float) or isinstance(score, bool):
-                raise DamagedError(f"{file} is damaged: the score {name!r} is of the type {type(score).__name__}")
-    picture = file.with_suffix(".webp")
-    try:
-        with Image.open(picture) as strip:
-            width = strip.width // len(entries)
-            cells = [strip.crop((i * width, 0, (i + 1) * width, strip.height)) for i in range(len(entries))]
-    except FileNotFoundError:
-        raise DamagedError(f"{picture} is missing") from None
-    except (OSError, SyntaxError, ValueError, ZeroDivisionError) as error:
-        raise DamagedError(f"{picture} is damaged: {error}") from None
-    return [
-        Picture(entry["prompt"], entry["task"], entry["scores"], data_uri(cell))
-        for entry, cell in zip(entries, cells, strict=True)
-    ]
-
-
-def data_uri(picture: Image.Image) -> str:
-    """A picture as WebP in base64; small ones without loss."""
-    buffer = BytesIO()
-    picture.save(buffer, "WEBP", lossless=picture.height <= LOSSLESS_HEIGHT, quality=80)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _evenly(items: Sequence[Any], most: int) -> list[Any]:
-    """At most so many items, evenly spaced, the first and the last among them."""
-    if len(items) <= most:
-        return list(items)
-    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
@@ -379,15 +320,6 @@ def _add_widths(rows: Sequence[dict[str, Any]]) -> None:
     for cell in cells:
         for side in ("before", "after"):
             cell[f"width_{side}"] = round(100 * max(cell[side] or 0, 0) / most, 1)
-
-
-def extremes(run: ReportedRun) -> dict[str, list[Picture]]:
-    """The worst and the best of the last samples, by the first score, ties by the next."""
-    if not run.pictures:
-        return {}
-    ordered = sorted(run.pictures[max(run.pictures)], key=lambda picture: tuple(picture.scores.values()))
-    count = min(EXTREMES, len(ordered) // 2)
-    return {"best": ordered[::-1][:count], "worst": ordered[:count]}
 
 
 def settings_table(runs: Sequence[ReportedRun]) -> list[dict[str, Any]]:
