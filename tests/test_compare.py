@@ -49,7 +49,7 @@ def test_arms_may_be_recipes():
 
 
 def test_a_budget_in_images_fits_each_recipe(tmp_path):
-    runs = plan_runs(parse_arms(["recipe=scenes,paper/large"], "scenes"), 1, "1536images", [], tmp_path)
+    runs = plan_runs(parse_arms(["recipe=paper/multi,paper/large"], "scenes"), 1, "1536images", [], tmp_path)
     assert [run.changes for run in runs] == [("run.iterations=8",), ("run.iterations=2",)]
 
 

@@ -23,9 +23,10 @@ import numpy as np
 from advantageflow import children
 from advantageflow.checkpoint import write_atomic
 from advantageflow.collapse import lost_variety
-from advantageflow.comparison_settings import settle
+from advantageflow.comparison_settings import all_rewards, settle
 from advantageflow.config import Config, ConfigError, load_config
 from advantageflow.errors import NonFiniteError, shown
+from advantageflow.evaluated import described
 from advantageflow.processes import child_environment, in_parallel
 from advantageflow.reading import parse_changes
 from advantageflow.record import SIGNS, Record, read_run
@@ -151,16 +152,22 @@ def plan_runs(
     """All runs of a comparison, seeds outermost, so that every arm has a result early; each recipe is checked.
 
     Args:
-        say: is told that the code has changed since the comparison was begun.
+        say: is told which rewards evaluate arms that would differ in them, and that the code has changed.
 
     Raises:
         ConfigError: an arm's recipe is wrong or has changed, or the folder belongs to another comparison.
     """
-    for arm in arms:
-        if "seed" in parse_changes([*extra, *arm.changes]):
-            raise ConfigError("every run of a comparison has a seed of its own, from 0; give their number with --seeds")
+    typed = [key for arm in arms for key in parse_changes([*extra, *arm.changes])]
+    if "seed" in typed:
+        raise ConfigError("every run of a comparison has a seed of its own, from 0; give their number with --seeds")
     changes = {arm: (*extra, *parse_budget(budget, load_config(arm.recipe, extra))) for arm in arms}
     configs = {arm.label: load_config(arm.recipe, [*arm.changes, *changes[arm]]) for arm in arms}
+    rewards = all_rewards(configs, any(key.startswith("evaluation.rewards") for key in typed))
+    if rewards:
+        say(f"every arm is evaluated by {described(rewards)}")
+        scored = f"evaluation.rewards={json.dumps(rewards, ensure_ascii=False)}"
+        changes = {arm: (*found, scored) for arm, found in changes.items()}
+        configs = {arm.label: load_config(arm.recipe, [*arm.changes, *changes[arm]]) for arm in arms}
     falling = [
         label for label, config in configs.items() if config.run.max_seconds and config.learn.schedule != "constant"
     ]

@@ -11,7 +11,7 @@ from advantageflow import __version__, fingerprint
 from advantageflow.checkpoint import write_atomic
 from advantageflow.config import WORLDS, Config, ConfigError, flatten
 from advantageflow.environment import commit
-from advantageflow.errors import shown
+from advantageflow.errors import cut, shown
 from advantageflow.stored import read_object
 
 FILE = "comparison-settings.json"
@@ -50,6 +50,34 @@ def settle(output: Path, arms: Mapping[str, Config], asked: Mapping[str, Any]) -
         return []
     changed = ", ".join(f"{name} was {before.get(name)} and is {value}" for name, value in now["code"].items())
     return [f"the code has changed since this comparison was begun ({changed}); finished runs are kept as they are"]
+
+
+def all_rewards(arms: Mapping[str, Config], typed: bool) -> dict[str, str]:
+    """Label -> reward by which every arm is to be evaluated: all that any of them is; {} where they agree already.
+
+    Args:
+        typed: whether the command line says which rewards are evaluated.
+
+    Raises:
+        ConfigError: they do not agree on what is typed, or one label stands for two rewards.
+    """
+    found: dict[str, str] = {}
+    for arm, config in arms.items():
+        for label, name in config.evaluation.rewards.items():
+            if found.setdefault(label, name) != name:
+                raise ConfigError(
+                    f"the score {shown(label)} would be {shown(found[label])}, and {shown(name)} in the arm "
+                    f"{shown(arm)}; name both, with a label each: evaluation.rewards={{LABEL: REWARD, LABEL: REWARD}}"
+                )
+    if all(list(config.evaluation.rewards.items()) == list(found.items()) for config in arms.values()):
+        return {}
+    if typed:
+        all_of_them = cut(", ".join(f"{label}: {name}" for label, name in found.items()), 400)
+        raise ConfigError(
+            "the arms would be evaluated by different rewards, since each is by what it trains on; give all of them "
+            f"for all arms, as in evaluation.rewards={{{all_of_them}}}"
+        )
+    return found
 
 
 def settings(config: Config) -> dict[str, Any]:

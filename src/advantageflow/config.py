@@ -13,6 +13,7 @@ from advantageflow.config_errors import check_plain, explain
 from advantageflow.config_rules import check_combination
 from advantageflow.config_rules import check_label as check_label
 from advantageflow.errors import ConfigError as ConfigError
+from advantageflow.evaluated import DEFAULT_REWARD, add_trained, inherit, labels, trained_on
 from advantageflow.reading import assign, find_recipe, parse_changes, read_recipe
 from advantageflow.reading import flatten as flatten
 from advantageflow.reading import recipe_names as recipe_names
@@ -201,7 +202,7 @@ class LearnSettings(Section):
 
 
 class EvaluationSettings(Section):
-    rewards: dict[str, str] = Field({"reward": "scenes_graded"}, description="label -> reward; the first goes by task")
+    rewards: dict[str, str] = Field({"reward": DEFAULT_REWARD}, description="label -> reward; the first goes by task")
     num_images: Count = 480
     num_inference_steps: Annotated[int, Field(ge=2, le=1000)] = 10
     guidance_scale: Positive = 1.0
@@ -240,7 +241,7 @@ class Config(Section):
     name: str = "run"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     reward: str | dict[str, Annotated[float, Field(ge=-LARGE, le=LARGE)]] = Field(
-        "scenes_graded",
+        DEFAULT_REWARD,
         description="a built-in reward, ./file.py:function, module:function or http:// address; or several: weight",
     )
     model: ModelSettings = ModelSettings()
@@ -268,6 +269,9 @@ class Config(Section):
 def load_config(recipe: str, overrides: Iterable[str] = ()) -> Config:
     """Read a recipe, apply "section.key=value" changes, and check the whole.
 
+    Every reward that is trained on is evaluated; where the changes train on another, what the recipe evaluated beside
+    its own is left out, unless the changes name it.
+
     Args:
         recipe: the name of a shipped recipe or the path of a YAML file.
         overrides: values are read as YAML; `objective=nft` is short for `objective.name=nft`.
@@ -275,9 +279,12 @@ def load_config(recipe: str, overrides: Iterable[str] = ()) -> Config:
     Raises:
         ConfigError: naming the key, what is allowed, and the nearest valid name.
     """
-    settings = read_recipe(recipe)
-    change(settings, overrides)
-    return check_config(resolve_rewards(settings, find_recipe(recipe).parent, typed=True))
+    settings, said, typed = read_recipe(recipe), dict[str, Any](), list(overrides)
+    before = trained_on(settings)
+    change(settings, typed)
+    change(said, typed)
+    settings = resolve_rewards(settings, find_recipe(recipe).parent, typed=True)
+    return check_config(add_trained(inherit(settings, before, labels(said))))
 
 
 def change(settings: dict[str, Any], overrides: Iterable[str]) -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from advantageflow.config import Config, PromptSettings
+from advantageflow.errors import cut
+from advantageflow.evaluated import described
 from advantageflow.memory import MODELS, REWARDS, ModelFacts, image_tokens, pixels, reward_weights, stages, what_fits
 from advantageflow.models import BUILT_IN as BUILT_IN_MODELS
 
@@ -201,6 +203,8 @@ def print_plan(config: Config) -> None:
     table = Table(title=f"Plan of {config.name}", show_header=False)
     table.add_row("model", config.model.path)
     table.add_row("method", config.objective.name)
+    table.add_row("trained on", ", ".join(map(cut, config.reward_weights)))
+    table.add_row("evaluated on held-out prompts", described(config.evaluation.rewards))
     table.add_row("images per iteration", f"{plan.images} ({config.rollout.prompts_per_iteration} prompts)")
     table.add_row("transformer calls per iteration", f"{plan.sampling_calls} sampling, {plan.learning_calls} learning")
     table.add_row("  of these with gradients", str(plan.gradient_calls))

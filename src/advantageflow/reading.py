@@ -11,6 +11,7 @@ import yaml
 
 from advantageflow.config_errors import nearest
 from advantageflow.errors import ConfigError, shown
+from advantageflow.evaluated import inherit, labels, trained_on
 from advantageflow.rewards.own import resolve_rewards
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -121,7 +122,8 @@ def recipe_names() -> list[str]:
 def read_recipe(recipe: str) -> dict[str, Any]:
     """The plain content of a recipe, by name or path; `extends` names another whose settings it starts from.
 
-    What it extends is looked for beside the recipe, and then among those shipped.
+    What it extends is looked for beside the recipe, and then among those shipped. A recipe that trains on another
+    reward does not take over what that one evaluates.
 
     Raises:
         ConfigError: there is no such recipe, or it is no mapping of settings.
@@ -177,7 +179,8 @@ def _read(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
         return content
     if not isinstance(base, str):
         raise ConfigError(f"extends in {what} is {shown(base)}; it must be one recipe's name or path")
-    return merge(_read(_find(base, path), (*extended_by, path)), content)
+    settings = _read(_find(base, path), (*extended_by, path))
+    return inherit(merge(settings, content), trained_on(settings), labels(content))
 
 
 def merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -125,6 +125,7 @@ def _run(
     from advantageflow.changes import check_inputs
     from advantageflow.devices import choose_device
     from advantageflow.environment import environment
+    from advantageflow.evaluated import described
     from advantageflow.interrupts import EXIT_CODE, stopping
     from advantageflow.models import load_model
     from advantageflow.progress import Display
@@ -134,7 +135,7 @@ def _run(
 
     console.print(f"run folder: {directory.path}", highlight=False)
     told = describe_sets(inputs["train_prompts"], inputs["held_out_prompts"])
-    for line in told:
+    for line in (*told, f"evaluated on held-out prompts: {described(config.evaluation.rewards)}"):
         console.print(line, highlight=False, soft_wrap=True)
     fingerprints = of_inputs(inputs["train_prompts"], inputs["held_out_prompts"], inputs["rewards"])
     if not accept_changes:
