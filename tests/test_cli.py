@@ -66,6 +66,7 @@ def test_a_run_leaves_its_folder_and_prints_where_to_look(finished):
     assert "before" in text
     assert "before_after.png" in text
     assert "training prompts: 1" in text
+    assert "evaluated on held-out prompts: " in text
     assert "from scenes:held_out, the first: 'a" in text
 
 

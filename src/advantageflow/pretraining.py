@@ -99,14 +99,7 @@ def train(
     average = {key: value.detach().clone() for key, value in weights.items()}
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, foreach=True)
     saved = directory / name
-    step = 0
-    if saved.exists():
-        tensors, record = load_state(saved)
-        step = int(record["step"])
-        for key, value in weights.items():
-            value.data.copy_(tensors["weights"][key])
-            average[key].copy_(tensors["average"][key])
-        load_optimizer_tensors(optimizer, tensors["optimizer"])
+    step = _restore(saved, weights, average, optimizer) if saved.exists() else 0
 
     def save() -> None:
         groups = {"weights": dict(weights), "average": average, "optimizer": optimizer_tensors(optimizer)}
@@ -138,6 +131,18 @@ def train(
             progress.console.print(f"{name}: step {step} of {num_steps}, loss {np.mean(losses[-200:]):.4f}")
     for key, value in weights.items():
         value.data.copy_(average[key])
+
+
+def _restore(
+    saved: Path, weights: dict[str, torch.Tensor], average: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer
+) -> int:
+    """Fill weights, average and optimizer from a checkpoint; returns the steps that it has taken."""
+    tensors, record = load_state(saved)
+    for key, value in weights.items():
+        value.data.copy_(tensors["weights"][key])
+        average[key].copy_(tensors["average"][key])
+    load_optimizer_tensors(optimizer, tensors["optimizer"])
+    return int(record["step"])
 
 
 def train_autoencoder(

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from advantageflow import __version__
 from advantageflow.config import ConfigError
+from advantageflow.errors import cut, shown
 from advantageflow.rewards import Reward, check_reward, load_reward
 from advantageflow.rewards.addresses import is_loopback, server_secret
 from advantageflow.rewards.scoring import score
@@ -213,9 +214,9 @@ def create_app(
         try:
             return ScoreResponse(scores=await asyncio.wait_for(asyncio.wrap_future(future), timeout))
         except asyncio.TimeoutError as error:
-            raise HTTPException(504, f"the reward {name!r} took longer than {timeout:g} seconds") from error
+            raise HTTPException(504, f"the reward {shown(name)} took longer than {timeout:g} seconds") from error
         except Exception as error:  # what the client sent was right: the fault is the reward's, and may pass
-            raise HTTPException(500, str(error)[:1000]) from error
+            raise HTTPException(500, cut(str(error), 1000)) from error
 
     return app
 
@@ -233,7 +234,7 @@ def check_prompts(reward: Reward, prompts: list[str]) -> None:
         try:
             check(prompt)
         except ValueError as error:
-            raise ValueError(f"image {index} has a prompt that cannot be scored: {error}") from error
+            raise ValueError(f"image {index} has a prompt that cannot be scored: {cut(str(error), 1000)}") from error
 
 
 def app_from_environment() -> FastAPI:

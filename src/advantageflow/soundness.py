@@ -27,17 +27,27 @@ def check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
 
 
 @torch.no_grad()
-def check_step(before: Sequence[Tensor], after: Sequence[Tensor], names: Sequence[str], iteration: int) -> None:
-    """Check that an optimizer step moved every weight by a finite number, `LARGEST_STEP` at most.
+def sizes(weights: Sequence[Tensor]) -> Tensor:
+    """The largest absolute value of each tensor, [tensors]; NaN where it holds one."""
+    return torch.stack([part.float() for part in torch._foreach_norm(list(weights), ord=float("inf"))])
+
+
+def check_step(before: Tensor, weights: Sequence[Tensor], names: Sequence[str], iteration: int) -> None:
+    """Check that an optimizer step left every weight finite, and no tensor's size grown by more than `LARGEST_STEP`.
+
+    To compare weight by weight would take a copy of all of them. So a step of more than `LARGEST_STEP` plus twice the
+    tensor's size is always found, a smaller one perhaps, and a sound one is never taken for such.
+
+    Args:
+        before: `sizes` of the weights before the step.
 
     Raises:
         NonFiniteError: naming the first that moved further.
     """
-    moved = torch._foreach_norm(torch._foreach_sub(list(after), list(before)), ord=float("inf"))
-    largest = torch.stack([part.float() for part in moved])
-    bad = (~(largest <= LARGEST_STEP)).nonzero().flatten().tolist()  # also where it is NaN
+    moved = sizes(weights) - before
+    bad = (~(moved <= LARGEST_STEP)).nonzero().flatten().tolist()  # also where it is NaN
     if bad:
         raise NonFiniteError(
-            f"the weights {names[bad[0]]} moved by {largest[bad[0]].item():.3g} in one step of iteration {iteration}; "
+            f"the weights {names[bad[0]]} moved by {moved[bad[0]].item():.3g} in one step of iteration {iteration}; "
             f"at most {LARGEST_STEP:g} is learning; {WHAT_TO_DO}"
         )

@@ -41,7 +41,7 @@ from advantageflow.rewards.scoring import Scorer
 from advantageflow.rollout import Samples, join, sample_batches
 from advantageflow.run_directory import RunDirectory
 from advantageflow.seeding import Stream, address_seed, generator
-from advantageflow.soundness import check_step
+from advantageflow.soundness import check_step, sizes
 from advantageflow.watch import Watch, constant_rewards_advice
 
 
@@ -229,9 +229,9 @@ class Trainer:
                 norms["all"].append(norm.item())
             elif not self.scaler.is_enabled():
                 raise NonFiniteError(f"the gradient norm is {norm.item()} in iteration {self.iteration}")
-            weights = [parameter.detach().clone() for parameter in self.policy.parameters]
+            sizes_before = sizes(self.policy.parameters)
             self.scaler.step(self.optimizer)  # skipped where the scale was too large; it is then lowered
-            check_step(weights, self.policy.parameters, self.policy.names, self.iteration)
+            check_step(sizes_before, self.policy.parameters, self.policy.names, self.iteration)
             self.scaler.update()
             self.optimizer_step += 1
             self.policy.update_average(average_decay(self.optimizer_step, self.config.policy.average_decay))

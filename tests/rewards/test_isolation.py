@@ -241,6 +241,16 @@ class Third:
         return [row["count"] for row in metadata]
 
 
+def test_pictures_are_checked_once_however_many_rewards_see_them(monkeypatch):
+    checked = []
+    monkeypatch.setattr("advantageflow.rewards.scoring.check_pictures", lambda *given: checked.append(given[2]))
+    scorer = Scorer({name: lambda images, prompts: [0.0, 0.0] for name in "abc"})
+    for _ in range(2):
+        scorer.submit(torch.zeros(2, 3, 4, 4), ["a", "b"])
+    assert len(scorer.results()["c"]) == 4
+    assert checked == [0, 2]
+
+
 @pytest.mark.parametrize(
     ("reward", "told"),
     [

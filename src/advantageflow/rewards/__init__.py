@@ -154,5 +154,5 @@ def _find(name: str) -> Callable[..., Any]:
 def _check_installed(name: str, missing: list[str]) -> None:
     if missing:
         raise ConfigError(
-            f'the reward {name!r} needs {", ".join(missing)}; install with: pip install "advantageflow[rewards]"'
+            f'the reward {shown(name)} needs {", ".join(missing)}; install with: pip install "advantageflow[rewards]"'
         )

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from advantageflow.errors import ConfigError, shown
+from advantageflow.errors import ConfigError, cut, shown
 
 VARIABLE = "ADVANTAGEFLOW_TOKEN"
 MAX_ANSWER = 2**20  # bytes
@@ -138,24 +138,26 @@ def ask(
             answer = b""
             if response.is_redirect:
                 where = response.headers.get("location", "")
-                raise ValueError(f"{url} redirects to {shown(where)}, where nothing is sent; name the address itself")
+                raise ValueError(
+                    f"{cut(url)} redirects to {shown(where)}, where nothing is sent; name the address itself"
+                )
             if response.headers.get("content-encoding", "identity") != "identity":
-                raise ValueError(f"{url} answered in a compressed form that was not asked for")
+                raise ValueError(f"{cut(url)} answered in a compressed form that was not asked for")
             for chunk in response.iter_bytes():
                 answer += chunk
                 if len(answer) > most:
-                    raise ValueError(f"{url} answered with more than {most} bytes, which no reward does")
+                    raise ValueError(f"{cut(url)} answered with more than {most} bytes, which no reward does")
                 if time.monotonic() > deadline:
                     raise httpx.ReadTimeout(f"the answer took longer than {timeout:g} seconds")
             return response.status_code, response.headers, answer
     except httpx.TransportError as error:
         told = str(error)
         if "SSL" in told and ("WRONG_VERSION" in told or "record layer" in told or "UNKNOWN_PROTOCOL" in told):
-            raise ValueError(f"{url} does not speak https; try http://") from error
+            raise ValueError(f"{cut(url)} does not speak https; try http://") from error
         if "illegal status line" in told:
-            raise ValueError(f"{url} does not speak http; try https://, or another port") from error
+            raise ValueError(f"{cut(url)} does not speak http; try https://, or another port") from error
         if "CERTIFICATE_VERIFY" in told:
-            raise ValueError(f"{url} has a certificate that is not trusted here: {told[:200]}") from error
+            raise ValueError(f"{cut(url)} has a certificate that is not trusted here: {cut(told)}") from error
         raise
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from advantageflow.errors import ConfigError
+from advantageflow.errors import ConfigError, cut
 
 PACKAGE = str(Path(__file__).parents[1]) + os.sep
 LIBRARIES = tuple(sysconfig.get_paths()[kind] + os.sep for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
@@ -89,8 +89,8 @@ def reason(error: BaseException, code: object = None) -> str:
     """
     text = " ".join(str(error).split())
     plain = text and (isinstance(error, ConfigError) or type(error) in (ValueError, TimeoutError, QuitError))
-    text = text if len(text) <= MOST else f"{text[: MOST - 1]}…"
     place = _place(error) or (definition(code) if isinstance(error, TypeError) else "")
+    text = cut(text, MOST)
     return (text if plain else f"{type(error).__name__}: {text}".removesuffix(": ")) + (f" ({place})" if place else "")
 
 

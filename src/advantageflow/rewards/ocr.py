@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
+from advantageflow.errors import cut, shown
 from advantageflow.pictures import to_pil
 from advantageflow.rewards.quotes import comparable, quoted_texts
 from advantageflow.rewards.quotes import quoted_text as quoted_text
@@ -38,8 +39,8 @@ class OCR:
     def understood(self, prompt: str) -> str:
         """What is wanted, for `rewards check`."""
         others = quoted_texts(prompt)[1:]
-        return f"wants {quoted_text(prompt)!r}" + (
-            f", and does not look for {', '.join(map(repr, others))}" * bool(others)
+        return f"wants {shown(quoted_text(prompt))}" + (
+            f", and does not look for {cut(', '.join(map(repr, others)))}" * bool(others)
         )
 
     def __call__(self, images: Tensor, prompts: list[str]) -> list[float]:

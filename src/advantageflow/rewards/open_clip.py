@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from transformers import CLIPConfig
 
+from advantageflow.errors import shown
+
 # The tower's own names, open_clip -> transformers
 BLOCK = {
     "ln_1": "layer_norm1",
@@ -78,7 +80,7 @@ def to_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
             layer, _, rest = name.rpartition("resblocks.")[2].partition(".")
             converted |= {f"{tower}.encoder.layers.{layer}.{new}": part for new, part in _block(name, rest, tensor)}
         elif name != "attn_mask":  # a constant
-            raise ValueError(f"the open_clip tensor {name!r} has no counterpart in transformers' CLIPModel")
+            raise ValueError(f"the open_clip tensor {shown(name)} has no counterpart in transformers' CLIPModel")
     return converted
 
 
@@ -89,7 +91,7 @@ def _block(name: str, rest: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
         return [(f"self_attn.{part}_proj.{kind}", piece) for part, piece in zip("qkv", tensor.chunk(3), strict=True)]
     module, _, kind = rest.rpartition(".")
     if module not in BLOCK:
-        raise ValueError(f"the open_clip tensor {name!r} has no counterpart in transformers' CLIPModel")
+        raise ValueError(f"the open_clip tensor {shown(name)} has no counterpart in transformers' CLIPModel")
     return [(f"{BLOCK[module]}.{kind}", tensor)]
 
 
@@ -98,4 +100,6 @@ def load_into(model: torch.nn.Module, state: dict[str, Tensor]) -> None:
     missing, unexpected = model.load_state_dict(to_transformers(state), strict=False)
     missing = [name for name in missing if not name.endswith("position_ids")]  # constants
     if missing or unexpected:
-        raise ValueError(f"the open_clip weights do not fit the model: missing {missing}, unexpected {unexpected}")
+        raise ValueError(
+            f"the open_clip weights do not fit the model: missing {shown(missing)}, unexpected {shown(unexpected)}"
+        )

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from advantageflow.config_errors import nearest
-from advantageflow.errors import ConfigError, shown
+from advantageflow.errors import ConfigError, cut, shown
 from advantageflow.rewards.faults import contained, reason
 
 HOW = "write ./my_reward.py:function, or package.module:function"
@@ -100,7 +100,8 @@ def find(name: str, target: str) -> Callable[..., Any]:
     if found is None:
         names = [each for each, value in vars(module).items() if callable(value) and not each.startswith("_")]
         raise ConfigError(
-            f"cannot load the reward {shown(name)}: {where} has no {shown(attribute)}{nearest(attribute, names)}; {HOW}"
+            f"cannot load the reward {shown(name)}: {cut(where)} has no {shown(attribute)}"
+            f"{nearest(attribute, names)}; {HOW}"
         )
     if not callable(found):
         raise ConfigError(f"the reward {shown(name)} is not a function but {shown(found, 80)}; {HOW}")

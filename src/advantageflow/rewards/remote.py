@@ -12,7 +12,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
-from advantageflow.errors import ConfigError
+from advantageflow.errors import ConfigError, cut
 from advantageflow.rewards.addresses import ask, open_client, parse_address, token_for, variable
 from advantageflow.rewards.wire import MAX_IMAGES, Encoding, ScoreResponse, TooLargeError, encode_request
 
@@ -94,13 +94,15 @@ class RemoteReward:
         except (httpx.TransportError, ValueError) as error:
             told = _told(error) if isinstance(error, httpx.TransportError) else str(error)
             raise ConfigError(
-                f"the reward server {self.url} cannot be reached: {told}; start it (advantageflow serve REWARD), or "
-                "correct the address"
+                f"the reward server {cut(self.url)} cannot be reached: {told}; start it (advantageflow serve REWARD), "
+                "or correct the address"
             ) from error
         if status in (401, 403):
             raise ConfigError(self._unknown_token(status, answer))
         if status >= 500:
-            raise ConfigError(f"the reward server {self.url} is not well: /health has status {status}: {_text(answer)}")
+            raise ConfigError(
+                f"the reward server {cut(self.url)} is not well: /health has status {status}: {_text(answer)}"
+            )
 
     @cached_property
     def _limits(self) -> Limits:
@@ -136,29 +138,29 @@ class RemoteReward:
                 return self._read(answer, count)
             told = f"status {status}: {_text(answer)}"
             if status == 413:
-                raise TooLargeError(f"{self.url} refused with {told}")
+                raise TooLargeError(f"{cut(self.url)} refused with {told}")
             if status in (401, 403):
                 raise ValueError(self._unknown_token(status, answer))
             if status not in RETRY_STATUS:
-                raise ValueError(f"{self.url} refused with {told}")
+                raise ValueError(f"{cut(self.url)} refused with {told}")
             after = headers.get("retry-after", "")
             wait = min(LONGEST_PAUSE, float(after)) if after.isdecimal() and after.isascii() else 0.0
-        raise ValueError(f"{self.url} did not answer in {self.attempts} attempts; the last one: {told}")
+        raise ValueError(f"{cut(self.url)} did not answer in {self.attempts} attempts; the last one: {told}")
 
     def _read(self, answer: bytes, count: int) -> list[float]:
         try:
             scores = ScoreResponse.model_validate_json(answer).scores
         except ValidationError as error:
-            raise ValueError(f'{self.url} did not answer {{"scores": [...]}} but {_text(answer)}') from error
+            raise ValueError(f'{cut(self.url)} did not answer {{"scores": [...]}} but {_text(answer)}') from error
         if len(scores) != count:
-            raise ValueError(f"{self.url} answered {len(scores)} scores for {count} images")
+            raise ValueError(f"{cut(self.url)} answered {len(scores)} scores for {count} images")
         return scores
 
     def _ask(self, path: str, **options: Any) -> tuple[int, Mapping[str, str], bytes]:
         return ask(self.client, self.url + path, token=self.token, **options)
 
     def _unknown_token(self, status: int, answer: bytes) -> str:
-        told = f"{self.url} refused with status {status}: {_text(answer)}"
+        told = f"{cut(self.url)} refused with status {status}: {_text(answer)}"
         return f"{told}; {'another' if self.token else 'a'} token is needed: set {variable(self.address)} to it"
 
 
@@ -167,9 +169,9 @@ class _Health(BaseModel):
 
 
 def _told(error: httpx.TransportError) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return f"{type(error).__name__}: {cut(' '.join(str(error).split()))}"
 
 
 def _text(answer: bytes) -> str:
     text = " ".join(answer[:1000].decode(errors="replace").split())
-    return "".join(letter if letter.isprintable() else "�" for letter in text)[:300]
+    return cut("".join(letter if letter.isprintable() else "�" for letter in text), 300)

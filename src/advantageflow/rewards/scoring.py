@@ -44,6 +44,19 @@ def score(
             the line that raised.
     """
     check_pictures(images, prompts)
+    return _score(name, reward, images, prompts, metadata, attempts, timeout)
+
+
+def _score(
+    name: str,
+    reward: Reward,
+    images: Tensor,
+    prompts: Sequence[str],
+    metadata: Metadata | None,
+    attempts: int,
+    timeout: float | None,
+) -> Tensor:
+    """`score` of pictures that are checked."""
     tried = f" in each of {attempts} attempts" if attempts > 1 else ""
     for attempt in range(1, attempts + 1):
         try:
@@ -51,10 +64,10 @@ def score(
         except AnswerError as error:
             if attempt == attempts:
                 place = definition(reward)
-                raise RewardError(f"the reward {name!r} {error}{tried}{place and f' ({place})'}") from error
+                raise RewardError(f"the reward {shown(name)} {error}{tried}{place and f' ({place})'}") from error
         except Exception as error:  # whatever a user's function raises becomes one clear message
             if attempt == attempts:
-                raise RewardError(f"the reward {name!r} failed{tried}: {reason(error, reward)}") from error
+                raise RewardError(f"the reward {shown(name)} failed{tried}: {reason(error, reward)}") from error
     raise ValueError(f"attempts is {attempts}; it should be at least 1")
 
 
@@ -127,7 +140,7 @@ class Scorer:
         self._submitted += len(images)
         for name, reward in self.rewards.items():
             call = self._threads[name].submit(
-                score, name, reward, images, prompts, metadata, attempts=self.attempts, timeout=self.timeout
+                _score, name, reward, images, prompts, metadata, self.attempts, self.timeout
             )
             self._waiting[name].append(call)
 

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from advantageflow.config import ConfigError
-from advantageflow.errors import shown
+from advantageflow.errors import cut, shown
 from advantageflow.pictures import to_pil
 from advantageflow.rewards.addresses import ask, open_client, parse_address, sendable
 
@@ -83,7 +83,7 @@ class VLMJudge:
             found = FINAL_SCORE.search(answer)
         except (ValueError, KeyError, IndexError, TypeError) as error:
             told = shown(body[:1000].decode(errors="replace"))
-            raise ValueError(f"{self.url} gave no chat's answer but status {status}: {told}") from error
+            raise ValueError(f"{cut(self.url)} gave no chat's answer but status {status}: {told}") from error
         if found is None:
-            raise ValueError(f"the judge gave no 'Final Score: 1-5' for {shown(prompt)}; it said {answer[:200]!r}")
+            raise ValueError(f"the judge gave no 'Final Score: 1-5' for {shown(prompt)}; it said {shown(answer)}")
         return float(found[1]) / 5

@@ -19,7 +19,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from torch import Tensor
 
-from advantageflow.errors import shown
+from advantageflow.errors import cut, shown
 from advantageflow.pictures import to_pil
 
 Encoding = Literal["png", "npz"]
@@ -105,7 +105,7 @@ def read_request(body: bytes) -> ScoreRequest:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"the request's {where or 'body'} cannot be read: {first['msg'][:200]}") from error
+        raise ValueError(f"the request's {cut(where) or 'body'} cannot be read: {cut(first['msg'])}") from error
 
 
 def decode_images(request: ScoreRequest, max_pixels: int = MAX_PIXELS) -> Tensor:
@@ -136,7 +136,7 @@ def _base64(text: str, index: int) -> bytes:
     try:
         return b64decode(text, validate=True)
     except ValueError as error:
-        raise ValueError(f"image {index} cannot be read: it is not base64: {error}") from error
+        raise ValueError(f"image {index} cannot be read: it is not base64: {cut(str(error))}") from error
 
 
 def _decode_pngs(blobs: list[bytes], max_pixels: int) -> Tensor:
@@ -222,4 +222,4 @@ def _check_pixels(pixels: int, what: str, max_pixels: int) -> None:
 
 
 def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+    return cut(f"{type(error).__name__}: {' '.join(str(error).split())}")

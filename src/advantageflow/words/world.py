@@ -9,6 +9,7 @@ from string import ascii_uppercase
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from advantageflow.errors import shown
 from advantageflow.scenes.world import BACKGROUND, COLORS, IMAGE_SIZE
 
 LETTER_HEIGHT = 24
@@ -47,7 +48,7 @@ class WordPrompt:
 def split_prompts(split: str, seed: int = 0) -> list[WordPrompt]:
     """The prompts of one split, "train" or "held_out"; they share no word."""
     if split not in ("train", "held_out"):
-        raise ValueError(f"unknown split {split!r}; use 'train' or 'held_out'")
+        raise ValueError(f"unknown split {shown(split)}; use 'train' or 'held_out'")
     order = np.random.default_rng([seed, 8]).permutation(len(ENGLISH))
     return [WordPrompt(ENGLISH[i]) for n, i in enumerate(order) if (n % HELD_OUT_EVERY == 0) == (split == "held_out")]
 
