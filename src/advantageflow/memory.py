@@ -118,11 +118,11 @@ def _weights(facts: ModelFacts, config: Config) -> float:
     bits = {"8bit": 1.0, "4bit": 0.5}.get(config.model.quantization or "", BYTES[config.model.dtype])
     moments = 2 if config.learn.optimizer == "adamw_8bit" else 8
     if config.policy.lora_rank:
-        # learner, rollout, average; the gradient, two copies by sign of the advantage, the weights before the step
+        # learner, rollout, average; the gradient, two copies by sign of the advantage
         adapter = facts.layers * 8 * 2 * facts.width * config.policy.lora_rank / 1e9
-        return facts.parameters * bits + adapter * (7 * 4 + moments)
-    # beside the learner: rollout, average, reference, the gradient, the weights before the step
-    return facts.parameters * (bits + 5 * 4 + moments)
+        return facts.parameters * bits + adapter * (6 * 4 + moments)
+    # beside the learner: rollout, average, reference, the gradient
+    return facts.parameters * (bits + 4 * 4 + moments)
 
 
 def _embeddings(facts: ModelFacts, config: Config) -> float:
