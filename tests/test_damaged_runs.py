@@ -9,7 +9,7 @@ from test_report import make_run
 
 from advantageflow.errors import ConfigError
 from advantageflow.record import Record, read_run
-from advantageflow.report.run_page import load_run
+from advantageflow.report.reported_run import load_run
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,13 @@ from advantageflow.config import ConfigError, load_config
 from advantageflow.evaluation import Evaluation
 from advantageflow.pictures import to_pil
 from advantageflow.record import Record
+from advantageflow.report.colors import color_of, palette
 from advantageflow.report.comparison_page import write_comparison
 from advantageflow.report.page import duration, number, signed
 from advantageflow.report.page_pictures import extremes, read_pictures
-from advantageflow.report.run_page import load_run, settings_table, write_report
+from advantageflow.report.reported_run import load_run
+from advantageflow.report.run_page import write_report
+from advantageflow.report.run_tables import settings_table
 from advantageflow.run_directory import RunDirectory
 from advantageflow.samples import read_samples
 
@@ -39,7 +42,7 @@ def evaluation(step, side=8, count=24):
     return Evaluation({}, {}, prompts, [TASKS[i % 2] for i in range(count)], images, {"strict": values})
 
 
-def make_run(folder, changes=(), iterations=4, finished=True, sets=3, diversity=lambda i: 0.7):
+def make_run(folder, changes=(), iterations=4, finished=True, sets=3, diversity=lambda i: 0.7, differences=True):
     """A run as training leaves it, its held-out strict score rising from 0.2 by 0.1 per iteration."""
     config = load_config("scenes", [f"run.iterations={iterations}", *changes])
     directory = RunDirectory.create(folder, config)
@@ -58,6 +61,7 @@ def make_run(folder, changes=(), iterations=4, finished=True, sets=3, diversity=
     if finished:
         ends = {"before": scores(0.2), "after": scores(0.2 + iterations / 10)}
         seconds = {"sampling": 4.0, "scoring": 0.4, "learning": 8.0, "evaluating": 1.0, "training": 3.1 * iterations}
+        ends |= {"difference": {"strict": {"value": 0.4, "low": 0.35, "high": 0.45}}} if differences else {}
         directory.write_summary({**ends, "iterations": iterations, "seconds": seconds, "peak_memory": 3 * 2**29})
     else:
         save_state(directory.checkpoints / "000000", {}, {"before": scores(0.2)})
@@ -127,6 +131,32 @@ def test_a_sentence_tells_what_was_done_and_what_came_of_it(page):
     )
 
 
+def test_the_headline_has_the_paired_difference_with_its_interval_where_it_was_recorded(finished, tmp_path):
+    def told(folder):
+        return " ".join(Elements(write_report([folder], tmp_path / "report.html").read_text()).text.split())
+
+    assert "held-out strict 0.200 → 0.600 +0.400 [+0.350, +0.450], paired, 95 %" in told(finished)
+    early = told(make_run(tmp_path / "early", differences=False))
+    assert "held-out strict 0.200 → 0.600 AdvantageFlow" in early
+
+
+def test_what_was_changed_by_continuing_a_run_is_told(finished, tmp_path):
+    folder = make_run(tmp_path / "run")
+    change = {"settings": {"learn.learning_rate": [0.002, 0.001]}, "inputs": {"reward": ["aa", "bb"]}}
+    RunDirectory(folder).note_changes(2, change)
+    text = Elements(write_report([folder], tmp_path / "report.html").read_text()).text
+    assert "\n2learn.learning_rate0.0020.001\n2rewardanother by content\n" in text
+    page = write_report([finished], tmp_path / "report.html").read_text()
+    assert "Changed on the way" not in page
+
+
+def test_a_method_has_one_colour_whatever_stands_beside_it():
+    assert color_of("advantageflow-0.2") == color_of("AdvantageFlow(0.2)")
+    assert palette(["nft", "advantageflow-1.1"]) == palette(["advantageflow-1.1", "nft"])[::-1]
+    assert palette(["nft", "nft", "nft"])[0] == color_of("nft")
+    assert len(set(palette(["nft"] * 5))) == 5
+
+
 def test_a_score_bought_with_variety_is_told_as_such(tmp_path):
     folder = make_run(tmp_path / "run", diversity=lambda i: 0.6 / 3**i)
     text = " ".join(Elements(write_report([folder], tmp_path / "report.html").read_text()).text.split())
@@ -177,14 +207,14 @@ def test_it_can_be_used_without_sight_or_mouse(page, comparison_page):
 
 def test_settings_are_told_with_their_defaults(tmp_path):
     folder = make_run(
-        tmp_path / "run", ["objective=nft", "learn.learning_rate=0.5", "evaluation.rewards={a: scenes_strict}"]
+        tmp_path / "run", ["objective=nft", "learn.learning_rate=0.5", "evaluation.rewards={a: scenes_graded}"]
     )
     rows = {row["key"]: row for row in settings_table([load_run(folder, "run")])}
     assert rows["learn.learning_rate"] == {
         "key": "learn.learning_rate", "cells": [{"value": "0.5", "changed": True}], "default": "0.0003",
     }  # fmt: skip
     assert rows["objective.name"]["default"] == "advantageflow"
-    assert rows["evaluation.rewards"]["cells"][0]["value"] == "a: scenes_strict"
+    assert rows["evaluation.rewards"]["cells"][0]["value"] == "a: scenes_graded"
     for same in ("advantage.normalize", "objective.adaptive_scale", "model.resolution", "reward"):
         assert not rows[same]["cells"][0]["changed"], same
 
@@ -358,7 +388,7 @@ def test_the_slider_turns_pictures_by_key(browser, page):
     assert len(set(seen)) == 3
     assert slider.get_attribute("aria-valuetext") == "iteration 0"
     assert "after iteration 0" in shown.get_attribute("alt")
-    tab.get_by_role("button", name="After").first.click()
+    tab.get_by_role("button", name="Last").first.click()
     assert shown.get_attribute("src") == seen[0]
     assert shown.count() == 1
     assert complaints == []

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from advantageflow.record import SIGNS
+from advantageflow.report.colors import palette
 from advantageflow.report.page import Chart, axes, interval, listed, p_text, plotly_js, tidy, time_unit, write_page
 from advantageflow.statistics import bootstrap_band, interpolate_curves
 
@@ -32,6 +33,7 @@ def write_comparison(result: Mapping[str, Any], output: Path) -> Path:
         "sentences": comparison_sentences(result),
         "chart": comparison_chart(result, per_unit),
         "arms": arms,
+        "palette": palette(list(arms)),
         "score": result["score"],
         "baseline": result["baseline"],
         "p_values": result["p_values"],
@@ -80,7 +82,8 @@ def comparison_sentences(result: Mapping[str, Any]) -> list[str]:
 def comparison_chart(result: Mapping[str, Any], per_unit: float) -> Chart:
     """Mean held-out scores over seeds with their pointwise 95 % intervals."""
     traces = []
-    for color, (arm, found) in enumerate(result["arms"].items()):
+    for index, (arm, found) in enumerate(result["arms"].items()):
+        color = f"c{index}"
         x: dict[str, list[float | None]] = {}
         y: dict[str, list[float | None]] = {}
         edge: dict[str, list[float | None]] = {}

@@ -47,6 +47,12 @@ def signed(change: float) -> str:
     return f"{'−' if change < 0 else '+'}{size}" if change else "±0"
 
 
+def change(found: Mapping[str, float]) -> str:
+    """A difference with its 95 % interval, such as "+0.218 [+0.174, +0.262]"."""
+    value, low, high = (signed(found[part]) for part in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
 def tidy(value: float | None) -> float | None:
     """Six digits; None for what is not finite, which JSON does not know."""
     return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
@@ -80,9 +86,13 @@ def axes(unit: str) -> dict[str, str]:
 
 
 def trace_of(
-    name: str, color: int, places: Iterable[Place], values: Iterable[float | None], per_unit: float, **options: Any
+    name: str, color: str, places: Iterable[Place], values: Iterable[float | None], per_unit: float, **options: Any
 ) -> dict[str, Any]:
-    """A line: its values, and where they are on each axis."""
+    """A line: its values, and where they are on each axis.
+
+    Args:
+        color: a variable of the style sheet, such as "c0" for the palette's first.
+    """
     places = list(places)
     at = {axis: [tidy(place[axis] / (per_unit if axis == "seconds" else 1)) for place in places] for axis in places[0]}
     return {"name": name, "color": color, "y": [tidy(value) for value in values], "x": at, **options}
@@ -131,6 +141,7 @@ def write_page(template: str, page: Mapping[str, Any], library: str, output: Pat
     environment.filters |= {
         "number": number,
         "signed": signed,
+        "change": change,
         "interval": interval,
         "p_text": p_text,
         "gibibytes": gibibytes,

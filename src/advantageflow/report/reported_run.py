@@ -1,0 +1,128 @@
+"""What a page tells of a run, read from its folder."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from advantageflow.config import Config, ConfigError
+from advantageflow.keeping import place, saved
+from advantageflow.report.page import Place
+from advantageflow.report.page_pictures import FULL_BYTES, PICTURES, Picture, read_pictures
+from advantageflow.run_directory import RunDirectory, check_scores
+from advantageflow.stored import DamagedError, read_object
+
+
+@dataclass(frozen=True)
+class Point:
+    """Held-out scores after so many iterations and seconds of training."""
+
+    iteration: int
+    seconds: float
+    scores: dict[str, Any]  # label -> mean score, and "tasks"
+    difference: dict[str, Any]  # label -> its paired difference to the base model, where that was recorded
+
+
+@dataclass(frozen=True)
+class ReportedRun:
+    """What a run's folder tells; `points` starts with the base model."""
+
+    name: str
+    config: Config
+    rows: list[dict[str, Any]]
+    points: list[Point]
+    summary: dict[str, Any] | None  # None: not finished
+    environment: dict[str, Any] | None
+    changes: list[dict[str, Any]]  # see `RunDirectory.changes`
+    pictures: dict[int, list[Picture]]  # iteration -> samples
+
+    @property
+    def labels(self) -> list[str]:
+        """Of the held-out scores; the first goes by task."""
+        return [label for label in self.points[0].scores if label != "tasks"]
+
+    @property
+    def method(self) -> str:
+        """By which its colour is chosen, see `colors.color_of`."""
+        gamma = getattr(self.config.objective, "gamma", None)
+        return self.config.objective.name + (f"-{gamma}" if gamma is not None else "")
+
+    def place(self, iteration: int, seconds: float) -> Place:
+        """Where a moment is on each axis."""
+        rollout = self.config.rollout
+        return {
+            "seconds": seconds,
+            "images": iteration * rollout.prompts_per_iteration * rollout.images_per_prompt,
+            "steps": iteration * self.config.learn.optimizer_steps,
+        }
+
+
+def load_run(folder: Path, name: str, runs: int = 1) -> ReportedRun:
+    """A run's folder.
+
+    Args:
+        name: by which the report calls it.
+        runs: how many runs share the page; the more, the fewer pictures each has.
+
+    Raises:
+        ConfigError: it holds no run, or not one finished iteration.
+    """
+    file, directory = folder / "config.yaml", RunDirectory(folder)
+    if not file.is_file():
+        raise ConfigError(f"{folder} holds no run: there is no {file}; give folders that `advantageflow train` wrote")
+    rows = directory.metrics()
+    if not rows:
+        raise ConfigError(
+            f"{folder} has no finished iteration to report; continue it with: advantageflow train --resume {folder}"
+        )
+    summary = directory.summary()
+    if summary:
+        _check_cost(summary, folder / "summary.json")
+    before = summary["before"] if summary else _before(directory)
+    points = [Point(0, 0.0, before, {})]
+    points += [
+        Point(row["iteration"] + 1, row["seconds/training"], row["evaluation"], row.get("difference", {}))
+        for row in rows
+        if "evaluation" in row
+    ]
+    if summary:
+        end = summary["iterations"], summary["seconds"]["training"]
+        points.append(Point(*end, summary["after"], summary.get("difference", {})))
+    return ReportedRun(
+        name=name,
+        config=directory.config(),
+        rows=rows,
+        points=points,
+        summary=summary,
+        environment=directory.environment(),
+        changes=directory.changes(),
+        pictures=read_pictures(directory.samples, PICTURES // runs, FULL_BYTES // runs),
+    )
+
+
+def _check_cost(summary: dict[str, Any], file: Path) -> None:
+    seconds = summary.get("seconds")
+    named = {"iterations": summary.get("iterations"), **(seconds if isinstance(seconds, dict) else {"seconds": None})}
+    for name, value in named.items():
+        if not isinstance(value, int | float) or isinstance(value, bool) or "training" not in named:
+            raise DamagedError(f"{file} is damaged: {name!r} is {type(value).__name__}, or there is no 'training'")
+
+
+def _before(directory: RunDirectory) -> dict[str, Any]:
+    """The base model's scores in a run that is not finished."""
+    iterations = saved(directory.checkpoints)
+    if not iterations:
+        raise ConfigError(f"{directory.path} has neither a summary nor a checkpoint; train it again")
+    file = place(directory.checkpoints, iterations[-1]) / "state.json"
+    before: dict[str, Any] = read_object(file, {"before": dict})["before"]
+    check_scores(before, f"{file}, before,")
+    return before
+
+
+def names(folders: Sequence[Path]) -> list[str]:
+    """Folders' names; their paths where names repeat."""
+    count = Counter(folder.resolve().name for folder in folders)
+    return [name if count[name := folder.resolve().name] == 1 else str(folder) for folder in folders]
