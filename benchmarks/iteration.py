@@ -88,7 +88,7 @@ def main() -> None:
             held_out_prompts=held_out_prompts,
             rewards={name: load_reward(name) for name in config.reward_weights},
             evaluated={},
-            display=Display(Console(quiet=True), 1),
+            display=Display(Console(quiet=True), config),
         )
         calls = record_calls(trainer)
         stages: dict[str, list[float]] = {"sampling": [], "scoring": [], "learning": [], "iteration": [], "bare": []}

@@ -49,6 +49,8 @@ OWN = {
         "a loss missing": row(lambda rows: rows[2].pop("loss")),
         "text for a number": row(lambda rows: rows[2].update({"loss": "low"})),
         "scores of no kind": row(lambda rows: rows[1].update(evaluation=[1])),
+        "a difference of no kind": row(lambda rows: rows[1].update(difference=[1])),
+        "a difference of text": row(lambda rows: rows[1].update(difference={"strict": {"value": "much"}})),
         "the last row lost": row(lambda rows: rows.pop()),
     },
     "summary.json": {

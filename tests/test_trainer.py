@@ -56,7 +56,7 @@ def make_trainer(config, folder, model_folder, rewards=None):
         held_out_prompts=load_prompts("scenes:held_out"),
         rewards=rewards or dict.fromkeys(config.reward_weights, brightness),
         evaluated={label: load_reward(name) for label, name in config.evaluation.rewards.items()},
-        display=Display(Console(quiet=True), config.run.iterations),
+        display=Display(Console(quiet=True), config),
     )
 
 
@@ -281,9 +281,9 @@ def test_the_columns_of_a_prompt_reach_rewards_in_training_and_evaluation(tmp_pa
         return reward
 
     trainer = make_trainer(make_config(rollout={"batch_size": 5}), tmp_path / "run", tiny_pipeline_folder)
-    trainer.train_prompts = trainer.held_out_prompts = load_prompts(str(file))
+    trainer.train_prompts = trainer.held_out.prompts = load_prompts(str(file))
     trainer.scorer.rewards = {"scenes_graded": reward_of("train")}
-    trainer.evaluated = {"mine": reward_of("evaluate")}
+    trainer.held_out.rewards = {"mine": reward_of("evaluate")}
     trainer.iterate()
     trainer._evaluate("average")
     assert [len(pairs) for pairs in seen.values()] == [12, 6]

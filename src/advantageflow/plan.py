@@ -15,6 +15,7 @@ from advantageflow.errors import cut
 from advantageflow.evaluated import described
 from advantageflow.memory import MODELS, REWARDS, ModelFacts, image_tokens, pixels, reward_weights, stages, what_fits
 from advantageflow.models import BUILT_IN as BUILT_IN_MODELS
+from advantageflow.pace import images_after
 
 # Teraflops a second that training reaches in half precision, about 40 % of the peak; memory in GB
 GPUS = {"H100": (400, 80), "A100": (125, 80), "4090": (65, 24)}
@@ -102,10 +103,8 @@ def make_plan(config: Config) -> Plan:
 
 def evaluated_images(config: Config) -> int:
     """Drawn in all evaluations of a run and for its pictures."""
-    evaluation, run = config.evaluation, config.run
-    between = (run.iterations - 1) // evaluation.every if evaluation.every else 0
-    shown = (run.iterations // run.samples_every + 3) * evaluation.number_shown
-    return (between + 2) * evaluation.num_images + shown
+    settings = config.evaluation
+    return settings.num_images + settings.number_shown + images_after(config, 0, config.run.iterations)
 
 
 def forward_flops(facts: ModelFacts, config: Config) -> float:

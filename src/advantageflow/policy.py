@@ -102,6 +102,13 @@ class Policy:
         for role in ("rollout", "average"):
             self._blend(role, 0.0)
 
+    def __str__(self) -> str:
+        count = sum(weight.numel() for weight in self.parameters)
+        if not self.is_lora:
+            return f"all {count:,} parameters are trained"
+        rank = min(self.parameters[0].shape)
+        return f"{count:,} trained parameters, LoRA of rank {rank} in {len(self.names) // 2} layers"
+
     @property
     def parameters(self) -> list[Tensor]:
         """The learner's trainable parameters."""

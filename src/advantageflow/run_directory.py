@@ -11,6 +11,7 @@ samples/         the same prompts and seeds through training: NNNNNN/, each pict
 checkpoints/     what `--resume` continues from; the newest, the best and the last before a collapse are kept
 lora/            the trained adapter, in diffusers' format, as of the last evaluation; where all weights are trained,
                  transformer/ in its place
+base_scores.json the base model's score of every held-out image
 summary.json     held-out scores before and after
 """
 
@@ -47,6 +48,7 @@ ROW: dict[str, type | tuple[type, ...]] = {
     "seconds/training": NUMBER,
     "diversity": NUMBER,
 }
+EVALUATED = ("evaluation", "difference")  # in rows of iterations after which there was one
 EXPORTS = ("lora", "transformer")  # folders of trained weights, in a run and in each of its checkpoints
 
 
@@ -154,16 +156,19 @@ class RunDirectory:
             where = f"{self.metrics_file} line {number + 1}"
             if row["iteration"] != number:
                 raise DamagedError(f"{where} is of iteration {row['iteration']}, where {number} is expected")
-            if missing := {*rows[0]} - {*row, "evaluation"}:
+            if missing := {*rows[0]} - {*row, *EVALUATED}:
                 raise DamagedError(f"{where} is damaged: {min(missing)!r} is missing")
             for name, value in row.items():
                 if name == "evaluation":
                     check_scores(value, where)
+                elif name == "difference":
+                    check_difference(value, where)
                 elif not isinstance(value, int | float | None):
                     raise DamagedError(f"{where} is damaged: {name!r} is of the type {type(value).__name__}")
         anew = [entry["iteration"] for entry in self.changes() if evaluates_anew(entry.get("settings", {}))]
         for row in rows[: max(anew, default=0)]:
-            row.pop("evaluation", None)
+            for name in EVALUATED:
+                row.pop(name, None)
         return rows
 
     def _lines(self) -> list[str]:
@@ -307,6 +312,18 @@ def check_scores(value: Any, where: str) -> None:
     for name, score in {**value, **value["tasks"]}.items():
         if not isinstance(score, int | float | dict) or isinstance(score, bool):
             raise DamagedError(f"{where} is damaged: the score {name!r} is of the type {type(score).__name__}")
+
+
+def check_difference(value: Any, where: str) -> None:
+    """Check that a value is differences of held-out scores to the base model's: label -> "value", "low", "high".
+
+    Raises:
+        DamagedError: it is not; the message starts with `where`.
+    """
+    ends = {"value": NUMBER, "low": (*NUMBER, type(None)), "high": (*NUMBER, type(None))}
+    for name, found in value.items() if isinstance(value, dict) else [("all", value)]:
+        if not isinstance(found, dict) or not all(isinstance(found.get(key, ""), kind) for key, kind in ends.items()):
+            raise DamagedError(f"{where} is damaged: the difference of {name!r} has no value, low and high")
 
 
 def _size(file: Path) -> int:

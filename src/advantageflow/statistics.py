@@ -67,7 +67,7 @@ def paired_p_value(first: Sequence[float], second: Sequence[float]) -> float | N
 
 
 def paired_difference(first: Sequence[float], second: Sequence[float]) -> Interval:
-    """The mean of first - second across seeds with its t-interval, which is honest for few seeds, too."""
+    """The mean of first - second across seeds or images with its t-interval, which is honest for few seeds, too."""
     differences = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
     mean, count = float(differences.mean()), len(differences)
     half = float(stats.t.ppf(0.975, count - 1) * differences.std(ddof=1) / np.sqrt(count))

@@ -24,7 +24,8 @@ from advantageflow.advantages import combine_rewards, group_advantages, zero_var
 from advantageflow.config import Config, ConfigError
 from advantageflow.environment import peak_memory
 from advantageflow.errors import NonFiniteError, shown
-from advantageflow.evaluation import Evaluation, evaluate
+from advantageflow.evaluation import Evaluation
+from advantageflow.held_out import HeldOut
 from advantageflow.keeper import Keeper
 from advantageflow.learning import Terms, batches, by_sign, draw_steps, draw_times, forward_terms, reverse_terms
 from advantageflow.metrics import MetricsWriter, learning_metrics, norm_metrics, reward_metrics
@@ -33,8 +34,7 @@ from advantageflow.objectives import OBJECTIVES, FlowGRPO
 from advantageflow.optimizers import build_optimizer, rate, set_rate
 from advantageflow.policy import LORA_TARGETS, Policy, Role, average_decay, rollout_decay
 from advantageflow.progress import Display
-from advantageflow.prompts import PromptSet, shown_prompts
-from advantageflow.report.curves import draw_curve
+from advantageflow.prompts import PromptSet
 from advantageflow.report.grids import before_and_after, labelled_grid
 from advantageflow.rewards import Reward
 from advantageflow.rewards.scoring import Scorer
@@ -71,10 +71,9 @@ class Trainer:
         accept_changes: bool = False,
     ) -> None:
         self.config, self.directory, self.model, self.display = config, directory, model, display
-        self.train_prompts, self.held_out_prompts = train_prompts, held_out_prompts
-        self.shown_prompts = shown_prompts(config.evaluation, held_out_prompts)
+        self.train_prompts = train_prompts
         self.scorer = Scorer(rewards, attempts=config.scoring.attempts, timeout=config.scoring.timeout)
-        self.evaluated = evaluated
+        self.held_out = HeldOut(config, directory, model, held_out_prompts, evaluated, display)
         self.objective = OBJECTIVES[config.objective.name](**config.objective.model_dump(exclude={"name"}))
         self.sigmas = model.sigmas(config.rollout.num_inference_steps)
         self.policy = Policy(
@@ -108,8 +107,8 @@ class Trainer:
         writer = MetricsWriter(self.directory)
         if not self.done:
             self.directory.unfinish()
-        if self.before is None:
-            self.before = self._evaluate("reference").summary()
+        if self.before is None or not self.held_out.knows_base:
+            self.before = self.held_out.keep_base(self._evaluate("reference"))
             if self.iteration == 0:
                 self._draw_samples("reference")
             self._save()
@@ -117,7 +116,7 @@ class Trainer:
             row = self.iterate()
             every = self.config.evaluation.every
             if every and self.iteration % every == 0 and not self.done:
-                self.evaluation = row["evaluation"] = self._evaluate("average").summary()
+                row |= self._evaluate_policy()
             writer.write(row)
             self.watch.see(row)
             self.display.iteration_done(row)
@@ -128,6 +127,8 @@ class Trainer:
                 self._save()
             if last or self.evaluation:
                 self.directory.export(self.iteration)
+            if self.evaluation:
+                self.held_out.draw_curve(self.before, self.evaluation, self._training_seconds())
             for warning in self.watch.warnings():
                 self.display.warn(warning)
             if self.watch.stops:
@@ -281,21 +282,15 @@ class Trainer:
     def _evaluate(self, role: Role, shown: bool = False) -> Evaluation:
         """Of the held-out prompts, or of those whose pictures are shown."""
         settings = self.config.evaluation
-        num_images = settings.number_shown if shown else settings.num_images
-        with self._timed("evaluating", num_images), self.policy.acting_as(role) as transformer:
-            return evaluate(
-                self.model,
-                transformer,
-                self.shown_prompts if shown else self.held_out_prompts,
-                self.evaluated,
-                num_images=num_images,
-                num_inference_steps=settings.num_inference_steps,
-                guidance_scale=settings.guidance_scale,
-                batch_size=self.config.rollout.batch_size,
-                attempts=self.config.scoring.attempts,
-                timeout=self.config.scoring.timeout,
-                advance=self.display.advance,
-            )
+        count = settings.number_shown if shown else settings.num_images
+        with self._timed("evaluating", count), self.policy.acting_as(role) as transformer:
+            return self.held_out.evaluate(transformer, shown)
+
+    def _evaluate_policy(self) -> dict[str, Any]:
+        """What a row holds of an evaluation."""
+        found = self.held_out.compare(self._evaluate("average"), self.iteration)
+        self.evaluation = found["evaluation"]
+        return found
 
     def _draw_samples(self, role: Role = "average") -> Evaluation:
         drawn = self._evaluate(role, shown=True)
@@ -304,19 +299,20 @@ class Trainer:
         return drawn
 
     def _finish(self) -> dict[str, Any]:
-        self.evaluation = after = self._evaluate("average").summary()
+        found = self._evaluate_policy()
         first, last = self._evaluate("reference", shown=True), self._draw_samples()
         before_and_after(first, last).save(self.directory.samples / "before_after.png")
         self._save()
         self.directory.export(self.iteration)
         summary = {
             "before": self.before,
-            "after": after,
+            "after": found["evaluation"],
+            "difference": found["difference"],
             "iterations": self.iteration,
             "seconds": {**self.seconds, "training": self._training_seconds()},
             "peak_memory": peak_memory(self.model.device),
         }
-        draw_curve(self.directory.metrics(), summary, self.directory.curve)
+        self.held_out.draw_curve(self.before, found["evaluation"], self._training_seconds())
         self.directory.write_summary(summary)
         return summary
 
@@ -328,7 +324,9 @@ class Trainer:
         self.display.stage(stage, total)
         start = time.perf_counter()
         yield
-        self.seconds[stage] += time.perf_counter() - start
+        took = time.perf_counter() - start
+        self.seconds[stage] += took
+        self.display.stage_done(stage, total, took)
 
     def _save(self) -> None:
         record = {

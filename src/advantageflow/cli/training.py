@@ -29,12 +29,19 @@ def train(
     """Improve a model with a reward."""
     from rich.console import Console
 
-    from advantageflow.config import ConfigError, load_config
-    from advantageflow.folder_lock import locked
+    from advantageflow.progress import say
 
+    console = Console()
     if recipe is not None and "=" in recipe:
         changes = [recipe, *(changes or [])]
         recipe = None
+    recipe_name = Path(recipe or "scenes").stem
+    folder = output or Path("runs") / f"{recipe_name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if not plan:  # before what takes seconds to import
+        say(console, f"AdvantageFlow: {'going on with' if resume else f'{recipe_name},'} run folder {resume or folder}")
+    from advantageflow.config import ConfigError, load_config
+    from advantageflow.folder_lock import locked
+
     if resume is None:
         config = load_config(recipe or "scenes", changes or [])
         if plan:
@@ -47,19 +54,19 @@ def train(
     from advantageflow.run_directory import RunDirectory
 
     if resume is not None:
-        _resume(Console(markup=False), resume, changes or [], accept_changes)
+        _resume(console, resume, changes or [], accept_changes)
         return
-    folder = output or Path("runs") / f"{Path(recipe or 'scenes').stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     RunDirectory.check_new(folder)
-    inputs = _load_inputs(config)
+    inputs = _load_inputs(console, config)
     with locked(folder):
-        _run(Console(markup=False), config, RunDirectory.create(folder, config), inputs)
+        _run(console, config, RunDirectory.create(folder, config), inputs)
 
 
 def _resume(console: Console, folder: Path, overrides: list[str], accept_changes: bool) -> None:
     from advantageflow.changes import changed, finished
     from advantageflow.config import ConfigError
     from advantageflow.folder_lock import locked
+    from advantageflow.progress import say
     from advantageflow.run_directory import RunDirectory
 
     RunDirectory.check_run(folder)
@@ -74,15 +81,16 @@ def _resume(console: Console, folder: Path, overrides: list[str], accept_changes
             )
             if overrides:
                 raise ConfigError(text)
-            console.print(text, highlight=False, soft_wrap=True)
+            say(console, text)
             return
-        _run(console, config, directory, _load_inputs(config), accept_changes)
+        _run(console, config, directory, _load_inputs(console, config), accept_changes)
 
 
-def _load_inputs(config: Config) -> dict[str, Any]:
+def _load_inputs(console: Console, config: Config) -> dict[str, Any]:
     """Prompts, device, model and rewards, checked in this order before weights are loaded."""
     from advantageflow.devices import choose_device
     from advantageflow.models import check_family, check_model_path, picture_size
+    from advantageflow.progress import say
     from advantageflow.prompts import load_prompt_sets, shown_prompts
     from advantageflow.rewards import check_reward, load_reward
     from advantageflow.rewards.trial import try_rewards
@@ -91,6 +99,7 @@ def _load_inputs(config: Config) -> dict[str, Any]:
     names = dict.fromkeys([*config.reward_weights, *config.evaluation.rewards.values()])
     for name in names:
         check_reward(name)
+    say(console, "loading prompts")
     sets = load_prompt_sets(config.prompts)
     pictured = shown_prompts(config.evaluation, sets[1])
     choose_device(config.model.device)
@@ -99,6 +108,7 @@ def _load_inputs(config: Config) -> dict[str, Any]:
         from advantageflow.adapters import read_adapter
 
         read_adapter(config.model.lora)
+    say(console, f"loading {'rewards' if len(names) > 1 else 'the reward'} {', '.join(names)}")
     loaded = {name: load_reward(name) for name in names}  # last, since it may load weights
     scored = dict.fromkeys(config.evaluation.rewards.values(), sets[1]) | dict.fromkeys(config.reward_weights, sets[0])
     evaluated = list(config.evaluation.rewards.values())
@@ -128,42 +138,45 @@ def _run(
     from advantageflow.evaluated import described
     from advantageflow.interrupts import EXIT_CODE, stopping
     from advantageflow.models import load_model
-    from advantageflow.progress import Display
+    from advantageflow.progress import Display, say
     from advantageflow.prompts import describe_sets
     from advantageflow.provenance import of_inputs, of_model
     from advantageflow.trainer import Trainer
 
-    console.print(f"run folder: {directory.path}", highlight=False)
     told = describe_sets(inputs["train_prompts"], inputs["held_out_prompts"])
     for line in (*told, f"evaluated on held-out prompts: {described(config.evaluation.rewards)}"):
-        console.print(line, highlight=False, soft_wrap=True)
+        say(console, line)
     fingerprints = of_inputs(inputs["train_prompts"], inputs["held_out_prompts"], inputs["rewards"])
     if not accept_changes:
         check_inputs(directory.latest_record(), fingerprints)
     directory.write_prompts(told)
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
+    say(console, f"loading the model {config.model.path}")
     model = load_model(device=choose_device(config.model.device), **config.model.model_dump(exclude={"device"}))
+    if model.start:
+        say(console, f"it starts from the adapter {config.model.lora}: {model.start}")
     provenance = {
         "environment": environment(),
         "inputs": {**fingerprints, **of_model(model.pipeline.components)},
     }
     at_once = False
-    with Display(console, config.run.iterations) as display:
+    with Display(console, config) as display:
         trainer = Trainer(
             config, directory, model, display=display, provenance=provenance, accept_changes=accept_changes, **inputs
         )
+        display.say(f"on {model.device}, {config.model.dtype}: {trainer.policy}")
 
         def stop() -> None:
             trainer.stopping = True
 
         try:
-            with stopping(stop, console.print):
+            with stopping(stop, display.say):
                 summary = trainer.run()
         except KeyboardInterrupt:
             summary, at_once = None, True
     if summary is None:
-        console.print(f"stopped; continue with: advantageflow train --resume {directory.path}", highlight=False)
+        say(console, f"stopped; continue with: advantageflow train --resume {directory.path}")
         if at_once:
             os._exit(EXIT_CODE)  # without waiting for rewards that are being computed
         raise typer.Exit(EXIT_CODE)
@@ -172,34 +185,34 @@ def _run(
 
 def _print_summary(console: Console, directory: RunDirectory, summary: dict[str, Any]) -> None:
     from advantageflow.collapse import lost_variety, variety_warning
+    from advantageflow.progress import change, say
 
-    columns = {"before": summary["before"], "after": summary["after"]}
-    _print_scores(console, "Held-out prompts", columns)
+    differences = {label: change(found) for label, found in summary["difference"].items()}
+    _print_scores(console, {"before": summary["before"], "after": summary["after"]}, differences)
     minutes = summary["seconds"]["training"] / 60
-    console.print(f"{summary['iterations']} iterations, {minutes:.1f} minutes of training", highlight=False)
-    console.print(
-        f"pictures: {directory.samples / 'before_after.png'}, {directory.curve}", highlight=False, soft_wrap=True
-    )
-    console.print(f"in one page: advantageflow report {directory.path}", highlight=False, soft_wrap=True)
+    say(console, f"{summary['iterations']} iterations, {minutes:.1f} minutes of training")
+    say(console, f"pictures: {directory.samples / 'before_after.png'}, {directory.curve}")
+    say(console, f"in one page: advantageflow report {directory.path}")
     diversity = [row["diversity"] for row in directory.metrics()]
     if lost_variety(diversity):
-        console.print(variety_warning(diversity), style="bold yellow", highlight=False, soft_wrap=True)
+        say(console, variety_warning(diversity), "bold yellow")
     if directory.lora.exists():
-        console.print(f"adapter for diffusers: {directory.lora}", highlight=False, soft_wrap=True)
+        say(console, f"adapter for diffusers: {directory.lora}")
 
 
-def _print_scores(console: Console, title: str, columns: dict[str, dict[str, Any]]) -> None:
+def _print_scores(console: Console, columns: dict[str, dict[str, Any]], differences: dict[str, str]) -> None:
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title)
+    table = Table(title="Held-out prompts")
     table.add_column("score")
-    for name in columns:
+    for name in (*columns, "difference"):
         table.add_column(name, justify="right")
     first = next(iter(columns.values()))
     for label in (label for label in first if label != "tasks"):
-        table.add_row(label, *(f"{column[label]:.3f}" for column in columns.values()))
+        table.add_row(Text(label), *(f"{column[label]:.3f}" for column in columns.values()), differences[label])
     if len(first["tasks"]) > 1:
         table.add_section()
         for task in first["tasks"]:
-            table.add_row(f"  {task}", *(f"{column['tasks'][task]:.3f}" for column in columns.values()))
+            table.add_row(Text(f"  {task}"), *(f"{column['tasks'][task]:.3f}" for column in columns.values()))
     console.print(table)

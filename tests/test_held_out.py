@@ -1,0 +1,121 @@
+"""A run against its base model: the same held-out images, image by image, also after it was stopped."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+from test_runs import command
+from test_trainer import brightness, make_config, make_trainer
+
+from advantageflow.config import dump_config
+from advantageflow.held_out import paired
+from advantageflow.run_directory import RunDirectory
+from advantageflow.stored import DamagedError
+
+SETTINGS = {"run": {"iterations": 4, "checkpoint_every": 1}, "evaluation": {"every": 1, "num_images": 6}}
+
+
+def stopped(folder, model_folder, after):
+    """A run that was stopped after so many iterations."""
+    trainer = make_trainer(make_config(**SETTINGS), folder, model_folder)
+
+    def stop(images, prompts):
+        trainer.stopping = trainer.iteration == after - 1
+        return brightness(images, prompts)
+
+    trainer.scorer.rewards = {"scenes_graded": stop}
+    assert trainer.run() is None
+    return trainer.directory
+
+
+def test_the_difference_is_the_paired_one_with_its_interval():
+    base, scores = [0.0, 1.0, 0.0, 0.5], [1.0, 1.0, 0.25, 0.5]
+    found = paired(scores, base)
+    spread = stats.ttest_1samp(np.subtract(scores, base), 0.0).confidence_interval(0.95)
+    assert found == pytest.approx({"value": 0.3125, "low": spread.low, "high": spread.high})
+    assert paired([0.75], [0.5]) == {"value": 0.25, "low": None, "high": None}
+
+
+def test_every_evaluation_is_said_written_and_drawn(tmp_path, tiny_pipeline_folder):
+    trainer = make_trainer(make_config(**SETTINGS), tmp_path / "run", tiny_pipeline_folder)
+    said, drawn = [], []
+    trainer.display.evaluated = lambda *what: said.append(what)
+    evaluate, kept = trainer._evaluate, []
+
+    def keeping(role, shown=False):
+        drawn.append(trainer.directory.curve.exists())
+        if not shown:
+            kept.append(evaluate(role))
+            return kept[-1]
+        return evaluate(role, shown)
+
+    trainer._evaluate = keeping
+    summary = trainer.run()
+    base, *others = kept
+    assert json.loads((tmp_path / "run" / "base_scores.json").read_text()) == {
+        label: values.tolist() for label, values in base.by_image.items()
+    }
+    expected = [
+        {label: paired(values.tolist(), base.by_image[label].tolist()) for label, values in found.by_image.items()}
+        for found in others
+    ]
+    assert said == [(0, base.scores, None), *((i + 1, *pair) for i, pair in enumerate(
+        zip([found.scores for found in others], expected, strict=True)))]  # fmt: skip
+    assert [row.get("difference") for row in trainer.directory.metrics()] == [*expected[:-1], None]
+    assert summary["difference"] == expected[-1]
+    assert drawn[:4] == [False, False, False, True]  # of the base and its pictures, of iterations 1 and 2
+
+
+def test_a_resumed_run_has_the_differences_of_an_undisturbed_one(tmp_path, tiny_pipeline_folder):
+    whole = make_trainer(make_config(**SETTINGS), tmp_path / "whole", tiny_pipeline_folder)
+    expected = whole.run()["difference"]
+    directory = stopped(tmp_path / "run", tiny_pipeline_folder, 2)
+    assert directory.curve.is_file()
+    again = make_trainer(make_config(**SETTINGS), tmp_path / "run", tiny_pipeline_folder)
+    evaluated = []
+    evaluate = again._evaluate
+    again._evaluate = lambda role, shown=False: evaluated.append((role, shown)) or evaluate(role, shown)
+    assert again.run()["difference"] == expected
+    assert ("reference", False) not in evaluated
+    rows = [[row.get("difference") for row in run.metrics()] for run in (whole.directory, directory)]
+    assert rows[0] == rows[1]
+
+
+def test_runs_of_early_versions_have_the_base_evaluated_again(tmp_path, tiny_pipeline_folder):
+    directory = stopped(tmp_path / "run", tiny_pipeline_folder, 1)
+    file = tmp_path / "run" / "base_scores.json"
+    then = file.read_bytes()
+    file.unlink()
+    make_trainer(make_config(**SETTINGS), tmp_path / "run", tiny_pipeline_folder).run()
+    assert file.read_bytes() == then
+    assert "difference" in directory.metrics()[1]
+
+
+@pytest.mark.parametrize("text", ['{"strict": [0.0]}', '{"strict": 3, "graded": 3}', "[]", "{"])
+def test_damaged_scores_of_the_base_are_named(text, tmp_path, tiny_pipeline_folder):
+    stopped(tmp_path / "run", tiny_pipeline_folder, 1)
+    (tmp_path / "run" / "base_scores.json").write_text(text)
+    with pytest.raises(DamagedError, match=r"base_scores\.json"):
+        make_trainer(make_config(**SETTINGS), tmp_path / "run", tiny_pipeline_folder).run()
+
+
+def test_another_evaluation_makes_the_scores_of_the_base_anew(tmp_path, tiny_pipeline_folder):
+    prompts = {"train": "scenes:train", "held_out": "scenes:held_out"}
+    config = make_config(model={"path": str(tiny_pipeline_folder)}, prompts=prompts, run={"iterations": 1})
+    (tmp_path / "recipe.yaml").write_text(dump_config(config))
+    assert command("train", tmp_path / "recipe.yaml", "--output", tmp_path / "run")[0] == 0
+    changes = [
+        "run.iterations=3",
+        "evaluation.every=2",
+        "evaluation.num_images=4",
+        "evaluation.rewards={a: scenes_strict}",
+    ]
+    code, text = command("train", "--resume", tmp_path / "run", *changes)
+    assert code == 0, text
+    assert {name: len(values) for name, values in json.loads(
+        (tmp_path / "run" / "base_scores.json").read_text()).items()} == {"a": 4}  # fmt: skip
+    directory = RunDirectory(tmp_path / "run")
+    assert list(directory.metrics()[1]["difference"]) == ["a"]
+    assert list(directory.summary()["difference"]) == ["a"]
+    assert text.index("the base model is evaluated again") < text.index("base model: a ")
