@@ -217,6 +217,9 @@ def test_sample_draws_several_models_into_one_grid(finished, tmp_path, tiny_pipe
     )
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "grid.png").is_file()
+    said = [line[9:] for line in result.stdout.splitlines()]
+    assert said[:2] == [f"loading the model {tiny_pipeline_folder}", f"{tiny_pipeline_folder}: 4 of 4"]
+    assert f"with the adapter {folder / 'lora'}: 16 layers of rank 4" in said
 
 
 def test_rewards_are_listed_and_score_files(tmp_path):
@@ -247,3 +250,5 @@ def test_pretrain(tmp_path, world):
     result = run("pretrain", world, "--output", tmp_path / "pre", *sizes)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "pre" / "pipeline" / "model_index.json").is_file()
+    assert result.stderr == ""
+    assert [line[9:] for line in result.stdout.splitlines() if "encoding" in line] == ["encoding pictures: 64 of 64"]

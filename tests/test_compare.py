@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -259,6 +260,11 @@ def test_a_comparison_killed_again_and_again_gives_the_same_answer(tmp_path, tin
         process.wait()
     result = run("compare", *arguments, "--output", tmp_path / "parts", timeout=300)
     assert result.returncode == 0, result.stderr
+    lines = [line for line in result.stdout.splitlines() if " runs: " in line]
+    assert [line[9:].partition(":")[0] for line in lines] == ["1 of 2 runs", "2 of 2 runs"]
+    assert all(
+        re.search(r"(advantageflow|nft), seed 0: 3 iterations, exact \S+ \(\S+ ± \S+\)$", line) for line in lines
+    )
     whole, parts = (json.loads((tmp_path / name / "comparison.json").read_text()) for name in ("whole", "parts"))
     assert timeless(parts) == timeless(whole)
 

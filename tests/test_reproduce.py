@@ -40,7 +40,8 @@ from advantageflow.paper.experiments import (
     figures,
 )
 from advantageflow.paper.report import report, table1_markdown
-from advantageflow.paper.study import Study, best_rates, run_all, table1
+from advantageflow.paper.study import Study, best_rates, table1, tasks
+from advantageflow.processes import in_parallel
 from advantageflow.record import Record, read_run
 from advantageflow.scenes.prompts import TASKS
 
@@ -239,7 +240,7 @@ def test_a_run_becomes_a_record_and_is_not_repeated(tmp_path, tiny_pipeline_fold
     panel = Panel("small", "small", "paper/scenes", "graded", (AF, NFT), (0,))
     study = Study(tmp_path / "runs", tmp_path / "results", (f"model.path={tiny_pipeline_folder}", *SMALL,
                   "evaluation.rewards={graded: scenes_graded}", "run.iterations=1"))  # fmt: skip
-    lines = list(run_all(study, study.plan([panel]), jobs=2, threads=1))
+    lines = list(in_parallel(tasks(study, study.plan([panel]), 1), 2))
     assert len(lines) == 2
     assert {record.label for record in study.records(panel)} == {AF, NFT}
     others = [change for change in study.changes if not change.startswith("learn.t_draws")]
@@ -247,7 +248,7 @@ def test_a_run_becomes_a_record_and_is_not_repeated(tmp_path, tiny_pipeline_fold
     with pytest.raises(ConfigError, match=r"made with other settings \(learn.t_draws is 3 and was 2\); remove it"):
         changed.plan([panel])
     monkeypatch.setattr("advantageflow.paper.study.finish", lambda *_: pytest.fail("a finished run was started again"))
-    list(run_all(study, study.plan([panel]), jobs=2, threads=1))
+    list(in_parallel(tasks(study, study.plan([panel]), 1), 2))
 
 
 def test_a_wrong_figure_stops_at_once():

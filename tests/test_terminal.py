@@ -1,6 +1,7 @@
 """What a run says: at once, in bars that fit the terminal, and in lines with the time of day where there is none."""
 
 import io
+import os
 import re
 import subprocess
 import sys
@@ -177,3 +178,15 @@ def test_with_a_budget_in_time_the_end_is_foreseen():
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+def test_of_what_transformers_warns_only_the_fallback_of_image_processors_is_left_out():
+    code = """
+import logging
+from advantageflow.models import load_model
+load_model("scenes")
+logging.getLogger("transformers.utils.import_utils").warning("another matter")
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "TRANSFORMERS_VERBOSITY"}
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert found.stderr.splitlines() == ["[transformers] another matter"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,17 +27,25 @@ class Candidate:
     adapter: str = ""
     transformer: Path | None = None
 
-    def load(self) -> FlowModel:
-        """The model, on the GPU if there is one."""
+    def load(self, say: Callable[[str], None]) -> FlowModel:
+        """The model, on the GPU if there is one.
+
+        Args:
+            say: is told what is being loaded, and how much of an adapter there is.
+        """
         from advantageflow.devices import choose_device
         from advantageflow.models import load_model
 
+        say(f"loading the model {self.settings.path}")
         device = choose_device(self.settings.device)
         model = load_model(device=device, **self.settings.model_dump(exclude={"device"}))
+        if model.start:
+            say(f"its start is the adapter {self.settings.lora}: {model.start}")
         if self.transformer:
             model.load_transformer(self.transformer)
+            say(f"with the weights in {self.transformer}")
         if self.adapter:
-            model.load_adapter(self.adapter)
+            say(f"with the adapter {self.adapter}: {model.load_adapter(self.adapter)}")
         return model
 
     def contents(self) -> dict[str, Any]:

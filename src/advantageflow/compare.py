@@ -11,7 +11,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -28,6 +28,7 @@ from advantageflow.config import Config, ConfigError, load_config
 from advantageflow.errors import NonFiniteError, shown
 from advantageflow.evaluated import described
 from advantageflow.processes import child_environment, in_parallel
+from advantageflow.progress import change, number
 from advantageflow.reading import parse_changes
 from advantageflow.record import SIGNS, Record, read_run
 from advantageflow.report.comparison import AXES, draw_figure, draw_stability, table
@@ -212,10 +213,25 @@ def finish(run: Run, threads: int) -> None:
         raise ConfigError(f"the run {run.folder} failed with exit code {code}; see {log}")
 
 
-def finish_all(runs: Sequence[Run], *, jobs: int, threads: int) -> None:
-    """Bring all runs to their end, `jobs` at once."""
-    for _ in in_parallel([partial(finish, run, threads) for run in runs], jobs):
-        pass
+def finish_all(runs: Sequence[Run], *, jobs: int, threads: int) -> Iterator[Run]:
+    """Bring all runs to their end, `jobs` at once; yields each when it is there."""
+
+    def one(run: Run) -> Run:
+        finish(run, threads)
+        return run
+
+    yield from in_parallel([partial(one, run) for run in runs], jobs)
+
+
+def ended(run: Run, score: str) -> str:
+    """A line about a run that came to its end."""
+    summary, named = RunDirectory(run.folder).summary(), f"{run.arm.label}, seed {run.seed}"
+    if run.diverged or summary is None:
+        return f"{named}: diverged after {len(run.rows())} iterations"
+    label = score if score in summary["after"] else next(iter(summary["after"]))
+    found, difference = summary["after"][label], summary.get("difference", {}).get(label)  # early versions have none
+    told = f" ({change(difference)})" if difference else ""
+    return f"{named}: {len(run.rows())} iterations, {label} {number(found)}{told}"
 
 
 def collapsed(record: Record, score: str, spread: float = math.inf) -> bool:

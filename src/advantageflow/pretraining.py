@@ -17,10 +17,11 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 import torch
 from diffusers import StableDiffusion3Pipeline
-from rich.progress import Progress
 
 from advantageflow.checkpoint import load_optimizer_tensors, load_state, optimizer_tensors, save_state
 from advantageflow.flow import interpolate, shift_t
+from advantageflow.models import hide_bars
+from advantageflow.progress import Bars
 
 EMPTY_CAPTIONS = 0.1  # for classifier-free guidance
 AUTOENCODER_BATCH = 32
@@ -86,7 +87,7 @@ def train(
     ema_decay: float,
     directory: Path,
     seed: int,
-    progress: Progress,
+    bars: Bars,
 ) -> None:
     """Minimise `loss_of(rng, step)` with AdamW, warm-up and cosine decay; resumes from `directory`; leaves EMA weights.
 
@@ -105,7 +106,7 @@ def train(
         groups = {"weights": dict(weights), "average": average, "optimizer": optimizer_tensors(optimizer)}
         save_state(saved, groups, {"step": step})
 
-    task = progress.add_task(name, total=num_steps, completed=step)
+    task = bars.add(name, num_steps, step)
     last_saved = time.monotonic()
     losses: list[float] = []
     while step < num_steps:
@@ -122,13 +123,13 @@ def train(
         decay = min(ema_decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(average.values()), [value.data for value in parameters], 1 - decay)
         losses.append(loss.item())
-        progress.update(task, completed=step, description=f"{name}: loss {np.mean(losses[-50:]):.4f}")
+        bars.update(task, done=step, name=f"{name}: loss {np.mean(losses[-50:]):.4f}")
         if not math.isfinite(losses[-1]):
             raise FloatingPointError(f"{name}: the loss is {losses[-1]} at step {step}; the last checkpoint is {saved}")
         if time.monotonic() - last_saved > CHECKPOINT_SECONDS or step == num_steps:
             save()
             last_saved = time.monotonic()
-            progress.console.print(f"{name}: step {step} of {num_steps}, loss {np.mean(losses[-200:]):.4f}")
+            bars.say(f"{name}: saved step {step} of {num_steps}, loss {np.mean(losses[-200:]):.4f}")
     for key, value in weights.items():
         value.data.copy_(average[key])
 
@@ -146,7 +147,7 @@ def _restore(
 
 
 def train_autoencoder(
-    world: World[P], pipeline: StableDiffusion3Pipeline, num_steps: int, directory: Path, seed: int, progress: Progress
+    world: World[P], pipeline: StableDiffusion3Pipeline, num_steps: int, directory: Path, seed: int, bars: Bars
 ) -> None:
     vae = pipeline.vae.to(memory_format=torch.channels_last)
 
@@ -167,24 +168,24 @@ def train_autoencoder(
         ema_decay=0.995,
         directory=directory,
         seed=seed,
-        progress=progress,
+        bars=bars,
     )
 
 
 @torch.no_grad()
 def encode_pictures(
-    world: World[P], pipeline: StableDiffusion3Pipeline, num_pictures: int, seed: int, progress: Progress
+    world: World[P], pipeline: StableDiffusion3Pipeline, num_pictures: int, seed: int, bars: Bars
 ) -> tuple[torch.Tensor, list[P]]:
     """Latents of pictures, float16 [num_pictures, 16, 8, 8], and their prompts; sets the VAE's shift and scale."""
     rng = np.random.default_rng([seed, 1])
     latents: list[torch.Tensor] = []
     prompts: list[P] = []
-    task = progress.add_task("encoding pictures", total=num_pictures)
+    task = bars.add("encoding pictures", num_pictures)
     while len(prompts) < num_pictures:
         images, chosen = world.batch(rng, min(256, num_pictures - len(prompts)))
         latents.append(pipeline.vae.encode(images).latent_dist.mode().half())
         prompts += chosen
-        progress.update(task, completed=len(prompts))
+        bars.update(task, done=len(prompts))
     stacked = torch.cat(latents)
     shift, scale = stacked.float().mean().item(), 1 / stacked.float().std().item()
     pipeline.vae.register_to_config(shift_factor=shift, scaling_factor=scale)
@@ -199,7 +200,7 @@ def train_flow(
     num_steps: int,
     directory: Path,
     seed: int,
-    progress: Progress,
+    bars: Bars,
 ) -> None:
     modules = {
         "transformer": pipeline.transformer,
@@ -236,7 +237,7 @@ def train_flow(
         ema_decay=0.999,
         directory=directory,
         seed=seed,
-        progress=progress,
+        bars=bars,
     )
 
 
@@ -255,15 +256,16 @@ def pretrain(
     """
     output.mkdir(parents=True, exist_ok=True)
     pipeline = world.build_pipeline(seed)
-    with Progress() as progress:
-        train_autoencoder(world, pipeline, autoencoder_steps, output, seed, progress)
-        latents, prompts = encode_pictures(world, pipeline, num_pictures, seed, progress)
-        train_flow(world, pipeline, latents, prompts, flow_steps, output, seed, progress)
+    with Bars() as bars:
+        train_autoencoder(world, pipeline, autoencoder_steps, output, seed, bars)
+        latents, prompts = encode_pictures(world, pipeline, num_pictures, seed, bars)
+        train_flow(world, pipeline, latents, prompts, flow_steps, output, seed, bars)
     save_pipeline(pipeline, output / "pipeline")
 
 
 def save_pipeline(pipeline: StableDiffusion3Pipeline, directory: Path) -> None:
     """Save for shipping: the transformer and the autoencoder, by far the largest parts, in half precision."""
+    hide_bars()
     parts = (pipeline.transformer, pipeline.vae)
     for part in parts:
         part.half()

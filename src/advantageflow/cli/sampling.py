@@ -11,6 +11,8 @@ import typer
 from advantageflow.errors import shown
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from advantageflow.candidates import Candidate
     from advantageflow.config import Config
     from advantageflow.prompts import PromptSet
@@ -125,6 +127,7 @@ def _evaluate(candidates: list[Candidate], chosen: dict[str, Any], config: Confi
     from advantageflow.checkpoint import write_atomic
     from advantageflow.models import picture_size
     from advantageflow.places import check_folder
+    from advantageflow.progress import say
     from advantageflow.rewards import check_reward, load_reward
     from advantageflow.rewards.trial import try_rewards
     from advantageflow.scoreboard import as_json, markdown, open_folder, reward_contents
@@ -149,21 +152,23 @@ def _evaluate(candidates: list[Candidate], chosen: dict[str, Any], config: Confi
         prompts.check_for(name, functions[label])
     try_rewards(functions, dict.fromkeys(functions, prompts), picture_size(candidates[0].settings))
     folder = open_folder(output, settings) if output else None
-    Console(markup=False).print(f"prompts: {prompts.describe()}", highlight=False, soft_wrap=True)
+    console = Console()
+    say(console, f"prompts: {prompts.describe()}")
     contents = reward_contents(named, functions) if folder else {}
-    columns = _columns(candidates, scales, chosen, prompts, functions, folder, contents)
+    columns = _columns(console, candidates, scales, chosen, prompts, functions, folder, contents)
     table = markdown(columns)
     title = f"{chosen['images']} images, {chosen['steps']} steps, guidance {chosen['guidance']}"
-    Console(markup=False).print(Markdown(f"**{title}**\n\n{table}"))
+    console.print(Markdown(f"**{title}**\n\n{table}"))
     means = json.dumps({"images": chosen["images"], **settings, "models": as_json(columns)}, indent=2) + "\n"
     if folder:
         write_atomic(folder / "scores.json", means)
         write_atomic(folder / "scores.md", f"# {title}\n\n{table}")
-        Console(markup=False).print(f"tables and grids: {folder}", highlight=False, soft_wrap=True)
+        say(console, f"tables and grids: {folder}")
     return means
 
 
 def _columns(
+    console: Console,
     candidates: list[Candidate],
     scales: list[float],
     chosen: dict[str, Any],
@@ -173,22 +178,20 @@ def _columns(
     contents: dict[str, Any],
 ) -> dict[str, Any]:
     """Title -> rows of scores, of every model with every guidance scale."""
-    from rich.markup import escape
-    from rich.progress import Progress
-
+    from advantageflow.progress import Bars
     from advantageflow.scoreboard import keep_for, score_images
 
     columns: dict[str, Any] = {}
-    with Progress() as progress:
+    with Bars(console) as bars:
         for number, candidate in enumerate(candidates):
-            model = candidate.load()
+            model = candidate.load(bars.say)
             for scale in scales:
                 column = candidate.name if len(scales) == 1 else f"{candidate.name}, guidance {scale:g}"
-                task = progress.add_task(escape(column), total=chosen["images"])
+                task = bars.add(column, chosen["images"])
                 file = folder / f"{number}-guidance{scale:g}.jsonl" if folder else None
                 if file:
                     decided = {**candidate.contents(), "rewards": contents}
-                    keep_for(file, {**decided, "steps": chosen["steps"], "guidance": scale}, prompts, progress.print)
+                    keep_for(file, {**decided, "steps": chosen["steps"], "guidance": scale}, prompts, bars.say)
                 columns[column] = score_images(
                     model,
                     model.transformer,
@@ -197,7 +200,7 @@ def _columns(
                     num_images=chosen["images"],
                     file=file,
                     title=column,
-                    advance=partial(progress.advance, task),
+                    advance=partial(bars.advance, task),
                     num_inference_steps=chosen["steps"],
                     guidance_scale=scale,
                     batch_size=chosen["batch_size"],
@@ -265,13 +268,12 @@ def _draw(
     seed: int,
 ) -> None:
     from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import Progress
 
     from advantageflow.drawing import write_pictures
     from advantageflow.evaluation import evaluate as evaluate_model
     from advantageflow.pictures import save_picture
     from advantageflow.places import check_file
+    from advantageflow.progress import Bars, say
     from advantageflow.prompts import PromptSet
     from advantageflow.report.grids import labelled_grid, stack
 
@@ -279,11 +281,11 @@ def _draw(
     repeated = tuple(prompt for prompt in rows for _ in range(images))
     prompts = PromptSet(repeated, tuple(str(i) for i in range(len(repeated))))
     folder = output.with_suffix("")
-    grids = []
-    with Progress() as progress:
+    grids, console = [], Console()
+    with Bars(console) as bars:
         for number, candidate in enumerate(candidates):
-            task = progress.add_task(escape(candidate.name), total=len(repeated))
-            loaded = candidate.load()
+            loaded = candidate.load(bars.say)
+            task = bars.add(candidate.name, len(repeated))
             found = evaluate_model(
                 loaded,
                 loaded.transformer,
@@ -295,14 +297,14 @@ def _draw(
                 negative_prompt=negative_prompt,
                 seed=seed,
                 batch_size=chosen["batch_size"],
-                advance=partial(progress.advance, task),
+                advance=partial(bars.advance, task),
             )
             about = {"negative_prompt": negative_prompt, "seed": seed, "model": candidate.settings.path}
             about |= {"adapter": candidate.adapter, "steps": chosen["steps"], "guidance": chosen["guidance"]}
             write_pictures(folder, str(number), found, about)
             grids.append(labelled_grid(found, candidate.name if len(candidates) > 1 else "", columns=images))
     save_picture(stack(grids), output, format="PNG")
-    Console(markup=False).print(f"wrote {output}, and every image in {folder}", highlight=False, soft_wrap=True)
+    say(console, f"wrote {output}, and every image in {folder}")
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

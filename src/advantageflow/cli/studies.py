@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 JobsOption = Annotated[int, typer.Option(min=1, help="Runs at once; of several GPUs each has one.")]
 RunThreadsOption = Annotated[int, typer.Option(min=0, help="CPU threads of each run; 0 for PyTorch's choice.")]
@@ -37,10 +35,12 @@ def compare(
     from rich.live import Live
     from rich.markdown import Markdown
     from rich.table import Table
+    from rich.text import Text
 
     from advantageflow import compare as comparison
     from advantageflow.errors import ConfigError, shown
     from advantageflow.places import check_folder
+    from advantageflow.progress import say
     from advantageflow.report.comparison import table
 
     check_folder(output)
@@ -49,8 +49,9 @@ def compare(
     baseline = baseline or ("nft" if "nft" in labels else labels[0])
     if baseline not in labels:
         raise ConfigError(f"--baseline is {shown(baseline)}; the arms are {', '.join(labels)}")
-    console = Console(markup=False)
-    runs = comparison.plan_runs(arms, seeds, budget, changes or [], output, say=console.print)
+    console = Console()
+    tell = partial(say, console)
+    runs = comparison.plan_runs(arms, seeds, budget, changes or [], output, say=tell)
 
     def status() -> Table:
         grid = Table("arm", *(f"seed {seed}" for seed in range(seeds)))
@@ -60,29 +61,31 @@ def compare(
                 rows = run.rows()
                 state = "diverged" if run.diverged else "done" if run.finished else ""
                 cells.append(f"{len(rows)}: {rows[-1]['reward/mean']:.3f} {state}" if rows else state or "-")
-            grid.add_row(label, *cells)
+            grid.add_row(Text(label), *cells)
         return grid
 
-    with _until_stopped(console), Live(get_renderable=status, console=console, refresh_per_second=0.5):
-        comparison.finish_all(runs, jobs=jobs, threads=threads)
+    live = Live(get_renderable=status, console=console, refresh_per_second=0.5)
+    with _until_stopped(tell), live if console.is_interactive else nullcontext():
+        for count, run in enumerate(comparison.finish_all(runs, jobs=jobs, threads=threads), 1):
+            tell(f"{count} of {len(runs)} runs: {comparison.ended(run, score)}")
     result = comparison.report(runs, baseline, output, score or None)
     console.print(Markdown(table(result)))
-    console.print(f"figures, numbers and report.html: {output}", highlight=False, soft_wrap=True)
+    tell(f"figures, numbers and report.html: {output}")
     if not (output / "report.html").exists():
-        console.print('report.html needs plotly: pip install "advantageflow[report]"')
+        tell('report.html needs plotly: pip install "advantageflow[report]"')
 
 
 @contextmanager
-def _until_stopped(console: Console) -> Iterator[None]:
+def _until_stopped(tell: Callable[[str], None]) -> Iterator[None]:
     """Runs in this block end with the command; the first signal lets them save."""
     from advantageflow.children import StoppedError, ended_by_signals
     from advantageflow.interrupts import EXIT_CODE
 
     try:
-        with ended_by_signals(console.print):
+        with ended_by_signals(tell):
             yield
     except StoppedError:
-        console.print("stopped; the same command goes on")
+        tell("stopped; the same command goes on")
         raise typer.Exit(EXIT_CODE) from None
 
 
@@ -100,28 +103,29 @@ def reproduce(
     """Repeat the paper's experiments at the size of the built-in worlds."""
     from rich.console import Console
     from rich.markdown import Markdown
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
     from advantageflow.paper.experiments import FIGURES, QUICK, figures
     from advantageflow.paper.report import report
-    from advantageflow.paper.study import Study, run_all
+    from advantageflow.paper.study import Study, tasks
+    from advantageflow.processes import in_parallel
+    from advantageflow.progress import Bars, say
 
     names = figures(figure)
     study = Study(runs, results)
     if quick:
         study = Study(runs / "quick", runs / "quick" / "results", QUICK, seeds=1)
-    console = Console(markup=False)
+    console = Console()
     plan = study.plan([panel for name in names for panel in FIGURES[name]])
     if not only_report:
-        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        with _until_stopped(console), Progress("{task.description}", *columns, console=console) as progress:
-            task = progress.add_task("runs", total=len(plan))
-            for line in run_all(study, plan, jobs=jobs, threads=threads):
-                progress.advance(task)
-                console.print(line, highlight=False)
+        with _until_stopped(partial(say, console)), Bars(console) as bars:
+            work = tasks(study, plan, threads)
+            bar = bars.add("runs", len(work), tell_end=False)
+            for count, line in enumerate(in_parallel(work, jobs), 1):
+                bars.say(f"{count} of {len(work)}: {line}")
+                bars.advance(bar)
     for name in report(study, names):
         console.print(Markdown((study.results / f"{name}.md").read_text(encoding="utf-8")))
-    console.print(f"numbers and figures: {study.results}", highlight=False, soft_wrap=True)
+    say(console, f"numbers and figures: {study.results}")
 
 
 def report(

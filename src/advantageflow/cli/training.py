@@ -155,7 +155,7 @@ def _run(
     say(console, f"loading the model {config.model.path}")
     model = load_model(device=choose_device(config.model.device), **config.model.model_dump(exclude={"device"}))
     if model.start:
-        say(console, f"it starts from the adapter {config.model.lora}: {model.start}")
+        say(console, f"its start is the adapter {config.model.lora}: {model.start}")
     provenance = {
         "environment": environment(),
         "inputs": {**fingerprints, **of_model(model.pipeline.components)},

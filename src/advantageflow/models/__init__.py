@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import logging
+import sys
 from typing import TYPE_CHECKING, Any
 
 from advantageflow.config import ModelSettings
@@ -23,6 +25,14 @@ FAMILIES = {
 }
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """All but that transformers takes PIL's image processors in place of torchvision's: nothing here uses either."""
+    return "requires torchvision (not installed); falling back to" not in str(record.msg)
+
+
+logging.getLogger("transformers.utils.import_utils").addFilter(_is_news)
+
+
 def load_model(path: str, device: str = "cpu", **settings: Any) -> FlowModel:
     """Load a pipeline.
 
@@ -36,15 +46,20 @@ def load_model(path: str, device: str = "cpu", **settings: Any) -> FlowModel:
     """
     chosen = ModelSettings(**{**settings, "path": path})
     check_model_path(path, chosen.base)
-    if path in BUILT_IN:
-        from diffusers.utils.logging import disable_progress_bar as quiet_diffusers
-        from transformers.utils.logging import disable_progress_bar as quiet_transformers
-
-        quiet_diffusers()  # it loads in a moment
-        quiet_transformers()
+    if path in BUILT_IN or not sys.stderr.isatty():  # it loads in a moment, or nobody sees bars
+        hide_bars()
     module, _, name = FAMILIES[check_family(chosen)].partition(":")
     adapter: type[FlowModel] = getattr(importlib.import_module(module), name)
     return adapter.load(chosen, device)
+
+
+def hide_bars() -> None:
+    """Bars of diffusers and transformers, of files that they read and write, are not shown from now on."""
+    from diffusers.utils.logging import disable_progress_bar as of_diffusers
+    from transformers.utils.logging import disable_progress_bar as of_transformers
+
+    of_diffusers()
+    of_transformers()
 
 
 def check_family(settings: ModelSettings) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from advantageflow.compare import Arm, Run, finish, slug
 from advantageflow.config import ConfigError, check_config, flatten, load_config
 from advantageflow.errors import shown
 from advantageflow.paper.experiments import ARMS, GUIDANCE, METHODS, MULTI, SEARCH, SEARCHED_RATES, Panel, searched
-from advantageflow.processes import child_environment, in_parallel
+from advantageflow.processes import child_environment
 from advantageflow.record import Record
 from advantageflow.stored import read_object
 
@@ -115,8 +115,8 @@ class Study:
             raise ConfigError(f"cannot evaluate {model}: {done.stderr.strip()}; to train it again, remove its record")
 
 
-def run_all(study: Study, plan: Sequence[Run], *, jobs: int, threads: int) -> Iterator[str]:
-    """Finish every run, `jobs` at once; yields a line about each that is done."""
+def tasks(study: Study, plan: Sequence[Run], threads: int) -> list[Callable[[], str]]:
+    """What finishes every run, one each, and scores the base model where that is needed; each gives a line about it."""
 
     def one(run: Run) -> str:
         study.finish(run, threads)
@@ -126,8 +126,8 @@ def run_all(study: Study, plan: Sequence[Run], *, jobs: int, threads: int) -> It
         study.score("scenes", "base", threads)
         return "Table 1: the base model"
 
-    tasks = [partial(one, run) for run in plan]
-    yield from in_parallel([*tasks, base] if any(run.arm.recipe == MULTI.recipe for run in plan) else tasks, jobs)
+    found: list[Callable[[], str]] = [partial(one, run) for run in plan]
+    return [*found, base] if any(run.arm.recipe == MULTI.recipe for run in plan) else found
 
 
 def table1(study: Study) -> dict[str, dict[str, dict[str, list[float]]]]:

@@ -13,7 +13,6 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from rich.progress import Progress
 from safetensors.torch import save_file
 from scipy import ndimage
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, cr
 from advantageflow.models import load_model
 from advantageflow.models.base import FlowModel
 from advantageflow.pretraining import train
+from advantageflow.progress import Bars
 from advantageflow.rollout import sample_batches
 from advantageflow.scenes.pretrain import corrupt
 from advantageflow.scenes.prompts import TASKS, ScenePrompt, Wanted, parse_prompt, sample_scene, split_prompts
@@ -129,7 +129,7 @@ class CaptionedScenes:
     texts: list[str]
 
 
-def captioned_scenes(model: FlowModel, num_pairs: int, seed: int, progress: Progress) -> CaptionedScenes:
+def captioned_scenes(model: FlowModel, num_pairs: int, seed: int, bars: Bars) -> CaptionedScenes:
     """Draw training scenes; every second pair has gone through the autoencoder."""
     rng = np.random.default_rng([seed, 1])
     texts = [prompt.text for prompts in split_prompts("train").values() for prompt in prompts]
@@ -137,7 +137,7 @@ def captioned_scenes(model: FlowModel, num_pairs: int, seed: int, progress: Prog
     images = np.empty((num_pairs, 2, 64, 64, 3), np.uint8)
     captions = np.empty((num_pairs, 2), np.int64)
     true = np.zeros((num_pairs, 2, len(texts)), bool)
-    task = progress.add_task("drawing scenes", total=num_pairs)
+    task = bars.add("drawing scenes", num_pairs)
     for pair in range(num_pairs):
         for which, prompt in enumerate(draw_pair("train", rng)):
             scene = sample_scene(prompt, rng)
@@ -147,7 +147,7 @@ def captioned_scenes(model: FlowModel, num_pairs: int, seed: int, progress: Prog
         if pair % 2:
             decoded = round_trip(model, as_images(images[pair]), rng)
             images[pair] = (255 * decoded).round().byte().permute(0, 2, 3, 1).numpy()
-        progress.update(task, completed=pair + 1)
+        bars.advance(task)
     return CaptionedScenes(images, captions, true, texts)
 
 
@@ -179,9 +179,9 @@ def train_clip(output: Path, *, steps: int = 600, seed: int = 0) -> None:
     """
     output.mkdir(parents=True, exist_ok=True)
     towers = fresh(TwoTowers, seed)
-    with Progress() as progress:
+    with Bars() as bars:
         pairs = min(CLIP_PAIRS, steps * CLIP_BATCH)
-        scenes = captioned_scenes(load_model("scenes"), pairs, seed, progress)
+        scenes = captioned_scenes(load_model("scenes"), pairs, seed, bars)
         words = tokenize(scenes.texts)
 
         def loss_of(rng: np.random.Generator, step: int) -> Tensor:
@@ -201,7 +201,7 @@ def train_clip(output: Path, *, steps: int = 600, seed: int = 0) -> None:
             ema_decay=0.99,
             directory=output,
             seed=seed,
-            progress=progress,
+            bars=bars,
         )
     save_weights(towers, output / "clip.safetensors")
 
@@ -268,12 +268,12 @@ class JudgedPictures:
     texts: list[str]
 
 
-def judged_pictures(model: FlowModel, split: str, num_prompts: int, seed: int, progress: Progress) -> JudgedPictures:
+def judged_pictures(model: FlowModel, split: str, num_prompts: int, seed: int, bars: Bars) -> JudgedPictures:
     """Pictures of random prompts: the first DRAWN_BY_BASE of each by the base model, the others by rule."""
     rng = np.random.default_rng([seed, 2])
     prompts = [draw_prompt(split, rng) for _ in range(num_prompts)]
     texts = [prompt.text for prompt in prompts]
-    task = progress.add_task("drawing pictures", total=num_prompts * DRAWN_BY_BASE)
+    task = bars.add("drawing pictures", num_prompts * DRAWN_BY_BASE)
     drawn = []
     for batch in sample_batches(
         model,
@@ -287,7 +287,7 @@ def judged_pictures(model: FlowModel, split: str, num_prompts: int, seed: int, p
     ):
         pictures = (255 * model.decode(batch.x0)).round().byte().permute(0, 2, 3, 1)
         drawn.append(pictures.numpy())
-        progress.advance(task, len(pictures))
+        bars.advance(task, len(pictures))
     by_base = np.concatenate(drawn).reshape(num_prompts, DRAWN_BY_BASE, 64, 64, 3)
     by_rule = np.stack([np.stack([spoil(prompt, rng) for _ in range(DRAWN_BY_RULE)]) for prompt in prompts])
     images = np.concatenate([by_base, by_rule], 1)
@@ -314,8 +314,8 @@ def train_preference(output: Path, *, steps: int = 500, seed: int = 0) -> None:
     towers = load_clip()
     network.image.load_state_dict(towers.image.state_dict())
     network.text.load_state_dict(towers.text.state_dict())
-    with Progress() as progress:
-        pictures = judged_pictures(load_model("scenes"), "train", min(PREFERENCE_PROMPTS, 8 * steps), seed, progress)
+    with Bars() as bars:
+        pictures = judged_pictures(load_model("scenes"), "train", min(PREFERENCE_PROMPTS, 8 * steps), seed, bars)
         words = tokenize(pictures.texts)
 
         def loss_of(rng: np.random.Generator, step: int) -> Tensor:
@@ -336,7 +336,7 @@ def train_preference(output: Path, *, steps: int = 500, seed: int = 0) -> None:
             ema_decay=0.99,
             directory=output,
             seed=seed,
-            progress=progress,
+            bars=bars,
         )
         with torch.no_grad():
             by_base = as_images(pictures.images[:, :DRAWN_BY_BASE].reshape(-1, 64, 64, 3))
