@@ -57,7 +57,7 @@ def row(iteration, reward=0.4123, seconds=(1.0, 0.5, 2.5)):
     [
         (["scenes", "--output", "runs/mine"], "AdvantageFlow: scenes, run folder runs/mine"),
         (["learn.t_draws=2"], r"AdvantageFlow: scenes, run folder runs/scenes-\d{8}-\d{6}"),
-        (["my/own.yaml"], r"AdvantageFlow: own, run folder runs/own-\d{8}-\d{6}"),
+        (["scenes-nft"], r"AdvantageFlow: scenes-nft, run folder runs/scenes-nft-\d{8}-\d{6}"),
         (["--resume", "runs/mine"], "AdvantageFlow: going on with run folder runs/mine"),
     ],
 )
@@ -183,8 +183,7 @@ def test_durations(seconds, text):
 def test_of_what_transformers_warns_only_the_fallback_of_image_processors_is_left_out():
     code = """
 import logging
-from advantageflow.models import load_model
-load_model("scenes")
+import advantageflow.models.sd3
 logging.getLogger("transformers.utils.import_utils").warning("another matter")
 """
     environment = {name: value for name, value in os.environ.items() if name != "TRANSFORMERS_VERBOSITY"}

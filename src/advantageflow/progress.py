@@ -61,7 +61,8 @@ class _Fitting(Progress):
 
     def __init__(self, console: Console) -> None:
         self._terminal = console
-        super().__init__(console=console, disable=not console.is_interactive)
+        # iterations may take minutes: the time left is estimated from the whole of a task
+        super().__init__(console=console, disable=not console.is_interactive, speed_estimate_period=1e9)
 
     def make_tasks_table(self, tasks: Iterable[Task]) -> Table:
         self.columns = tuple(column for width, column in COLUMNS if self._terminal.width >= width)
@@ -120,7 +121,7 @@ class Bars:
             return
         found = self._progress.tasks[task]
         ends = found.finished and task in self._told
-        if ends or time.monotonic() - self._spoken >= LINE_SECONDS:
+        if ends or (not found.finished and time.monotonic() - self._spoken >= LINE_SECONDS):
             self.say(f"{found.description}: {found.completed:.0f} of {found.total:.0f}")
         if ends:
             self._told.remove(task)
@@ -156,6 +157,7 @@ class Display:
         self._bars.restart(self._stage, name, total)
 
     def stage_done(self, name: str, total: int, seconds: float) -> None:
+        """It took so many seconds, from which the time that is left is told."""
         if name == "evaluating":
             self._pace.evaluated(total, seconds)
 

@@ -29,6 +29,7 @@ def train(
     """Improve a model with a reward."""
     from rich.console import Console
 
+    from advantageflow.errors import cut
     from advantageflow.progress import say
 
     console = Console()
@@ -38,7 +39,8 @@ def train(
     recipe_name = Path(recipe or "scenes").stem
     folder = output or Path("runs") / f"{recipe_name}-{time.strftime('%Y%m%d-%H%M%S')}"
     if not plan:  # before what takes seconds to import
-        say(console, f"AdvantageFlow: {'going on with' if resume else f'{recipe_name},'} run folder {resume or folder}")
+        what = "going on with" if resume else f"{recipe_name},"
+        say(console, cut(f"AdvantageFlow: {what} run folder {resume or folder}", 400))
     from advantageflow.config import ConfigError, load_config
     from advantageflow.folder_lock import locked
 
