@@ -25,7 +25,8 @@ from advantageflow.compare import (
 )
 from advantageflow.config import ConfigError, load_config
 from advantageflow.report.colors import color_of
-from advantageflow.report.comparison_page import comparison_sentences
+from advantageflow.report.comparison import has_ratios
+from advantageflow.report.comparison_page import comparison_sentences, write_comparison
 
 
 def test_arms_are_all_combinations():
@@ -284,9 +285,24 @@ def test_another_score_collapses_beyond_its_spread_over_seeds(tmp_path):
 def test_nobody_better_than_the_base_is_said_first_and_has_no_ratio(tmp_path):
     runs = [write_run(tmp_path, name, seed, [0.5, 0.45 + seed / 100, end + seed / 100])
             for name, end in (("a", 0.4), ("b", 0.42)) for seed in range(2)]  # fmt: skip
-    sentences = comparison_sentences(analyse([run.record() for run in runs], "a"))
+    result = analyse([run.record() for run in runs], "a")
+    sentences = comparison_sentences(result)
     assert sentences[0] == "No method is better than the base model, whose held-out strict is 0.500."
     assert not [sentence for sentence in sentences if "of the time" in sentence]
+    assert table(result).startswith("No arm is better than the base model, 0.500.")
+    assert "| | seeds | before | after | p |\n" in table(result)
+    page = write_comparison(result, tmp_path / "report.html").read_text()
+    assert ">p against a</th></tr>" in page
+    assert "There are no times to the best score of a" in page
+
+
+def test_a_baseline_that_never_rose_has_no_best_to_reach(tmp_path):
+    runs = [write_run(tmp_path, name, seed, [0.5, 0.5 + (end - 0.5) / 2, end + seed / 100])
+            for name, end in (("flat", 0.4), ("risen", 0.8)) for seed in range(2)]  # fmt: skip
+    records = [run.record() for run in runs]
+    assert [has_ratios(analyse(records, baseline)) for baseline in ("flat", "risen")] == [False, True]
+    assert "images | time" not in table(analyse(records, "flat"))
+    assert not [line for line in comparison_sentences(analyse(records, "flat")) if "of the time" in line]
 
 
 def test_a_method_keeps_its_colour():

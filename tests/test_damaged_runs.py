@@ -9,6 +9,7 @@ from test_report import make_run
 
 from advantageflow.errors import ConfigError
 from advantageflow.record import Record, read_run
+from advantageflow.report.comparison_page import side_by_side
 from advantageflow.report.reported_run import load_run
 
 
@@ -99,8 +100,9 @@ def test_reports_name_the_damaged_picture(damage, finished, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     change(run / "samples" / name)
-    with pytest.raises(ConfigError, match=name.replace(".", r"\.")):
-        load_run(run, "run")
+    for read in (lambda: load_run(run, "run"), lambda: side_by_side({"arm": run})):
+        with pytest.raises(ConfigError, match=name.replace(".", r"\.")):
+            read()
 
 
 @pytest.mark.parametrize("damage", ["empty", "too narrow"])

@@ -16,7 +16,7 @@ from advantageflow.evaluation import Evaluation
 from advantageflow.pictures import to_pil
 from advantageflow.record import Record
 from advantageflow.report.colors import color_of, palette
-from advantageflow.report.comparison_page import write_comparison
+from advantageflow.report.comparison_page import side_by_side, write_comparison
 from advantageflow.report.page import duration, number, signed
 from advantageflow.report.page_pictures import extremes, read_pictures
 from advantageflow.report.reported_run import load_run
@@ -93,7 +93,9 @@ def comparison_page(tmp_path_factory):
         return Record(label, seed, config, False, points, {**found, **losses, **seconds, **times}, memory, {})
 
     records = [record(label, seed, rate) for seed in range(3) for label, rate in (("slow", 0.5), (NASTY, 1.0))]
-    return write_comparison(analyse(records, "slow"), tmp_path_factory.mktemp("comparison") / "report.html")
+    folder = tmp_path_factory.mktemp("comparison")
+    runs = {"slow": make_run(folder / "a"), NASTY: make_run(folder / "b", sets=2)}
+    return write_comparison(analyse(records, "slow"), folder / "report.html", runs)
 
 
 class Elements(HTMLParser):
@@ -302,6 +304,22 @@ def test_a_comparison_says_who_won_and_by_how_much(comparison_page):
     assert "reached slow's best in 0.50 of the time slow took" in text
     assert "1.00 GiB" in text
     assert "not recorded" in text
+
+
+def test_a_comparison_shows_the_same_prompts_by_the_base_model_and_every_method(tmp_path):
+    runs = {"first": make_run(tmp_path / "a"), "second": make_run(tmp_path / "b", sets=1)}
+    RunDirectory(runs["second"]).write_samples(7, evaluation(7, count=2))
+    found = side_by_side(runs | {"none": make_run(tmp_path / "c", sets=0)})
+    assert found["columns"] == ["base model", "first", "second"]
+    assert found["about"].startswith(
+        "Of each method its run with the first seed: first after 2 iterations, second after 7"
+    )
+    assert [row["prompt"] for row in found["rows"]] == [NASTY, *(f"prompt {i}" for i in range(1, 24))]
+    brightness = [round(picture.scores["strict"], 2) for picture in found["rows"][0]["cells"]]
+    assert brightness == [0.0, 0.02, 0.07]
+    assert [row["cells"][2] is not None for row in found["rows"]] == [True, True] + [False] * 22
+    assert side_by_side({"none": tmp_path / "c"}) is None
+    assert side_by_side({}) is None
 
 
 @pytest.mark.parametrize(

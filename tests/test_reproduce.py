@@ -175,7 +175,7 @@ def test_table_1_compares_policies_seed_by_seed(tmp_path):
     assert better_in_table(NFT, "base", 1.0, study).verdict == REPRODUCED
     assert better_in_table(NFT, "base", GUIDANCE, study).verdict == NOT_SHOWN
     assert better_in_table("Flow-GRPO", NFT, 1.0, study) is None
-    assert "| DiffusionNFT, no guidance | 0.510 | 0.510 |" in table1_markdown(study)
+    assert "| DiffusionNFT, no guidance | 0.510 | 0.510 [0.500, 0.520] |" in table1_markdown(study)
 
 
 def test_table_1_is_made_by_evaluate(tmp_path, tiny_pipeline_folder):

@@ -390,5 +390,9 @@ def report(runs: Sequence[Run], baseline: str, output: Path, score: str | None =
         draw_figure({"": result}, axis, output / axis)
     draw_stability(records, output / "stability")
     if find_spec("plotly") and find_spec("jinja2"):
-        write_comparison(result, output / "report.html")
+        folders: dict[str, Path] = {}
+        for run in runs:
+            if run.finished and not run.diverged:
+                folders.setdefault(run.arm.label, run.folder)
+        write_comparison(result, output / "report.html", folders)
     return result

@@ -15,6 +15,7 @@ from advantageflow.paper.experiments import FIGURES, SEARCHED_RATES, Panel, gamm
 from advantageflow.paper.study import Study, table1
 from advantageflow.record import Record
 from advantageflow.report.comparison import draw_figure, draw_rates, draw_stability, markdown, table
+from advantageflow.statistics import bootstrap_mean
 
 
 def report(study: Study, names: Sequence[str]) -> list[str]:
@@ -84,14 +85,18 @@ def _write_table1(study: Study) -> bool:
 
 
 def table1_markdown(study: Study) -> str:
-    """Table 1: strict scores by task, means over seeds, without and with guidance."""
+    """Table 1: strict scores by task, means over seeds, without and with guidance; overall with its interval."""
     found = table1(study)
     tasks = list(next((rows for arms in found.values() for rows in arms.values()), {}))
     rows = {
         f"{arm}, " + ("no guidance" if guidance == "1" else f"guidance {guidance}"): [
-            f"{np.mean(scores[task]):.3f}" for task in tasks
+            str(bootstrap_mean(scores[task]))
+            if task == "overall" and len(scores[task]) > 1
+            else f"{np.mean(scores[task]):.3f}"
+            for task in tasks
         ]
         for guidance, arms in found.items()
         for arm, scores in arms.items()
     }
-    return markdown(tasks, rows)
+    told = "Overall is the mean over tasks, with its 95 % bootstrap interval over seeds; the base model has none."
+    return f"{markdown(tasks, rows)}\n{told}\n"

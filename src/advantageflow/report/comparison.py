@@ -18,16 +18,40 @@ from advantageflow.statistics import bootstrap_band, interpolate_curves
 AXES = {"seconds": "training time (s)", "images": "images generated", "steps": "optimizer steps"}
 
 
+def base_score(result: Mapping[str, Any]) -> float:
+    """The base model's held-out score, that of the best one where arms began with several."""
+    return max(float(arm["before"]) for arm in result["arms"].values())
+
+
+def best_arm(result: Mapping[str, Any]) -> str:
+    """The arm that ended highest."""
+    arms: Mapping[str, Any] = result["arms"]
+    return max(arms, key=lambda arm: float(arms[arm]["after"]["value"]))
+
+
+def nobody_better(result: Mapping[str, Any]) -> bool:
+    """Whether no arm is better than the base model by more than its interval over seeds."""
+    return float(result["arms"][best_arm(result)]["after"]["low"]) <= base_score(result)
+
+
+def has_ratios(result: Mapping[str, Any]) -> bool:
+    """Whether times to the baseline's best mean something: some arm, and the baseline, got above the base model."""
+    curves = result["arms"][result["baseline"]]["curves"]["seconds"]
+    scores = interpolate_curves(curves, np.unique(np.concatenate([times for times, _ in curves]))).mean(0)
+    return not nobody_better(result) and float(scores.max()) > scores[0]
+
+
 def table(result: Mapping[str, Any]) -> str:
     """A comparison in Markdown: what each arm reached, at what cost, and by task."""
     baseline, score, arms = result["baseline"], result["score"], result["arms"]
+    ratios = ("images", "time") if has_ratios(result) else ()
     reached = {
         arm: [
             str(len(found["seeds"])),
             f"{found['before']:.3f}",
             interval(found["after"]),
             _p_value(result, arm, score),
-            *(interval(found["time_ratio"][axis], 2) for axis in ("images", "seconds")),
+            *(interval(found["time_ratio"]["seconds" if name == "time" else name], 2) for name in ratios),
         ]
         for arm, found in arms.items()
     }
@@ -41,8 +65,12 @@ def table(result: Mapping[str, Any]) -> str:
         ]
         for arm, found in arms.items()
     }
-    text = f"Held-out {score}; p, and images and time to the best of {baseline} as shares of its own:\n\n"
-    text += markdown(["seeds", "before", "after", "p", "images", "time"], reached)
+    text = f"No arm is better than the base model, {base_score(result):.3f}.\n\n" if nobody_better(result) else ""
+    others = (
+        f"p, and images and time to the best of {baseline} as shares of its own" if ratios else f"p against {baseline}"
+    )
+    text += f"Held-out {score}; {others}:\n\n"
+    text += markdown(["seeds", "before", "after", "p", *ratios], reached)
     text += "\n" + markdown(["collapsed", "drift", "diversity", "s / iteration", "peak GiB"], cost)
     tasks = list(next(iter(arms.values()))["tasks"])
     if len(tasks) > 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,32 @@ import numpy as np
 
 from advantageflow.record import SIGNS
 from advantageflow.report.colors import palette
-from advantageflow.report.page import Chart, axes, interval, listed, p_text, plotly_js, tidy, time_unit, write_page
+from advantageflow.report.comparison import base_score, best_arm, has_ratios, nobody_better
+from advantageflow.report.page import (
+    Chart,
+    axes,
+    counted,
+    interval,
+    listed,
+    p_text,
+    plotly_js,
+    tidy,
+    time_unit,
+    write_page,
+)
+from advantageflow.report.page_pictures import FULL_BYTES, PICTURES, Picture, full_bytes, picture_of
+from advantageflow.samples import read_prompts, read_samples, sampled_iterations
 from advantageflow.statistics import bootstrap_band, interpolate_curves
 
+SHOWN = 24  # prompts whose pictures stand side by side
 
-def write_comparison(result: Mapping[str, Any], output: Path) -> Path:
+
+def write_comparison(result: Mapping[str, Any], output: Path, runs: Mapping[str, Path] | None = None) -> Path:
     """What `compare.analyse` found, as one HTML file.
 
     Args:
         result: see `compare.analyse`.
+        runs: arm -> folder of the run whose pictures are shown.
 
     Raises:
         ConfigError: `output` is a folder, or plotly or jinja2 is missing.
@@ -31,7 +48,9 @@ def write_comparison(result: Mapping[str, Any], output: Path) -> Path:
         "title": f"Comparison of {listed(list(arms))}",
         "axes": axes(unit),
         "sentences": comparison_sentences(result),
+        "pictures": side_by_side(runs or {}),
         "chart": comparison_chart(result, per_unit),
+        "ratios": has_ratios(result),
         "arms": arms,
         "palette": palette(list(arms)),
         "score": result["score"],
@@ -54,21 +73,21 @@ def comparison_sentences(result: Mapping[str, Any]) -> list[str]:
     seeds = (
         f"{counts[0]} seed{'' if counts == [1] else 's'}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
     )
-    best = max(arms, key=lambda arm: float(arms[arm]["after"]["value"]))
+    best = best_arm(result)
     after = arms[best]["after"]
-    base = max(float(arm["before"]) for arm in arms.values())
-    nobody = float(after["low"]) <= base
-    sentences = [f"No method is better than the base model, whose held-out {label} is {base:.3f}."] if nobody else []
+    sentences = []
+    if nobody_better(result):
+        sentences = [f"No method is better than the base model, whose held-out {label} is {base_score(result):.3f}."]
     sentences += [
         f"{len(arms)} methods were trained with {seeds} each.",
         f"{best} ended highest, with a held-out {label} of {interval(after)} (mean and 95 % interval).",
     ]
     if best != baseline:
         p_value = result["p_values"].get(best, {}).get(label)
-        tested = "untested, for want of seeds" if p_value is None else f"p\u00a0=\u00a0{p_text(p_value)}"
+        tested = "untested, for want of seeds or spread" if p_value is None else f"p\u00a0=\u00a0{p_text(p_value)}"
         sentences.append(f"The baseline {baseline} ended at {interval(arms[baseline]['after'])} ({tested}).")
         ratio = arms[best]["time_ratio"]["seconds"]
-        if ratio["value"] is not None and not nobody:
+        if ratio["value"] is not None and has_ratios(result):
             sentences.append(f"{best} reached {baseline}'s best in {interval(ratio, 2)} of the time {baseline} took.")
     else:
         sentences.append("It is the baseline: no other method ended above it.")
@@ -77,6 +96,47 @@ def comparison_sentences(result: Mapping[str, Any]) -> list[str]:
         told = listed([f"{count} of {len(arms[arm]['collapsed'])} runs of {arm}" for arm, count in collapsed.items()])
         sentences.append(f"Collapsed: {told}.")
     return sentences
+
+
+def side_by_side(runs: Mapping[str, Path]) -> dict[str, Any] | None:
+    """Pictures of the same prompts and noise by the base model and, as of its last ones, by every run.
+
+    {"columns": names, "rows": [{"prompt", "cells"}], "about"} with a picture per column, None where that run drew
+    another prompt. None where no run has pictures.
+
+    Args:
+        runs: arm -> folder.
+
+    Raises:
+        DamagedError: see `read_samples`.
+    """
+    drawn = {arm: folder / "samples" for arm, folder in runs.items() if sampled_iterations(folder / "samples")}
+    if not drawn:
+        return None
+    columns = {arm: (samples, sampled_iterations(samples)[-1]) for arm, samples in drawn.items()}
+    ends = ", ".join(f"{arm} after {counted(last)}" for arm, (_, last) in columns.items())
+    about = f"Of each method its run with the first seed: {ends}."
+    first, (samples, last) = next(iter(columns.items()))
+    prompts = read_prompts(samples, last)
+    if 0 in sampled_iterations(samples):
+        columns = {"base model": (samples, 0), **columns}
+        about += f" The base model's are those that {first} began with."
+    prompts = prompts[: min(SHOWN, PICTURES // len(columns))]
+    cells = [_column(*place, prompts, FULL_BYTES // len(columns)) for place in columns.values()]
+    rows = [{"prompt": prompt, "cells": row} for prompt, *row in zip(prompts, *cells, strict=True)]
+    return {"columns": list(columns), "rows": rows, "about": about}
+
+
+def _column(samples: Path, iteration: int, prompts: Sequence[str], room: int) -> list[Picture | None]:
+    """The pictures of some prompts, at their own size where these have room in the page."""
+    drawn = read_samples(samples, iteration)[: len(prompts)]
+    whole = full_bytes(drawn) <= room
+    pictures = [picture_of(sample, samples.parent, whole) for sample in drawn]
+    missing = [None] * (len(prompts) - len(pictures))
+    return [
+        picture if picture and picture.prompt == prompt else None
+        for picture, prompt in zip([*pictures, *missing], prompts, strict=True)
+    ]
 
 
 def comparison_chart(result: Mapping[str, Any], per_unit: float) -> Chart:

@@ -58,10 +58,15 @@ def read_pictures(samples: Path, most: int, room: int = FULL_BYTES) -> dict[int,
     found = {}
     for iteration in (last, *others):
         drawn = read_samples(samples, iteration)
-        size = sum(sample.file.stat().st_size for sample in drawn if sample.file and _is_large(sample))
+        size = full_bytes(drawn)
         found[iteration] = [picture_of(sample, samples.parent, size <= room) for sample in drawn]
         room -= size if size <= room else 0
     return dict(sorted(found.items()))
+
+
+def full_bytes(drawn: Sequence[Sample]) -> int:
+    """What pictures at their own size would take in a page, where that is larger than what stands in it."""
+    return sum(sample.file.stat().st_size for sample in drawn if sample.file and _is_large(sample))
 
 
 def picture_of(sample: Sample, run: Path, whole: bool) -> Picture:

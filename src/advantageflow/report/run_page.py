@@ -8,7 +8,7 @@ from typing import Any
 
 from advantageflow.collapse import lost_variety
 from advantageflow.report.colors import palette
-from advantageflow.report.page import axes, duration, listed, number, plotly_js, time_unit, write_page
+from advantageflow.report.page import axes, counted, duration, listed, number, plotly_js, time_unit, write_page
 from advantageflow.report.page_pictures import extremes
 from advantageflow.report.reported_run import ReportedRun, load_run, names
 from advantageflow.report.run_charts import learning_charts, score_charts
@@ -54,7 +54,7 @@ def sentence(run: ReportedRun) -> str:
     count, seconds = len(run.rows), run.rows[-1]["seconds/training"]
     text = (
         f"{method} trained the model {config.model.path} on the reward{'s' if len(rewards) > 1 else ''} {named} "
-        f"for {_counted(count)} and {duration(seconds)}. "
+        f"for {counted(count)} and {duration(seconds)}. "
     )
     if len(run.points) == 1:
         return text + "It has not finished, and was not evaluated on held-out prompts yet."
@@ -67,10 +67,6 @@ def sentence(run: ReportedRun) -> str:
     if lost_variety(diversity):
         text += f" The images of a prompt became alike: diversity {_moved(diversity[0], diversity[-1])}."
     return text
-
-
-def _counted(iterations: int) -> str:
-    return f"{iterations} iteration{'' if iterations == 1 else 's'}"
 
 
 def _moved(first: float, last: float) -> str:
