@@ -105,6 +105,17 @@ def test_reports_name_the_damaged_picture(damage, finished, tmp_path):
             read()
 
 
+@pytest.mark.parametrize(
+    "entry", ['{"iteration": 1, "settings": 3}', '{"iteration": 1, "settings": {"seed": 1}}', "{}", "3"]
+)
+def test_damaged_changes_are_named(entry, finished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    (run / "changes.jsonl").write_text('{"iteration": 0, "settings": {"name": ["a", "b"]}}\n' + entry + "\n")
+    with pytest.raises(ConfigError, match=r"changes\.jsonl line 2 is damaged"):
+        load_run(run, "run")
+
+
 @pytest.mark.parametrize("damage", ["empty", "too narrow"])
 def test_a_damaged_strip_of_an_early_version_is_named(damage, finished, tmp_path):
     run = tmp_path / "run"

@@ -54,7 +54,7 @@ def make_run(folder, changes=(), iterations=4, finished=True, sets=3, diversity=
             "seconds/sampling": 1.0, "seconds/scoring": 0.1, "seconds/learning": 2.0, "seconds/training": 3.1 * (i + 1),
         }  # fmt: skip
         if i == 1:
-            row["evaluation"] = scores(0.4)
+            row |= {"evaluation": scores(0.4), "difference": {"strict": {"value": 0.2, "low": 0.15, "high": 0.25}}}
         directory.append_metrics(row)
     for step in range(sets):
         directory.write_samples(step, evaluation(step))
@@ -409,6 +409,38 @@ def test_the_slider_turns_pictures_by_key(browser, page):
     tab.get_by_role("button", name="Last").first.click()
     assert shown.get_attribute("src") == seen[0]
     assert shown.count() == 1
+    assert complaints == []
+    tab.close()
+
+
+def test_a_click_opens_a_picture_at_its_own_size(browser, tmp_path):
+    folder = make_run(tmp_path / "run", sets=1)
+    RunDirectory(folder).write_samples(1, evaluation(1, side=300, count=24))
+    tab, complaints, _ = visit(browser, write_report([folder], tmp_path / "report.html"))
+    size = "(image) => image.decode().then(() => [image.naturalWidth, image.naturalHeight])"
+    small = tab.locator(".picture:visible").nth(1)
+    assert small.locator("img").evaluate(size) == [256, 256]
+    small.press("Enter")
+    viewer = tab.get_by_role("dialog")
+    assert viewer.locator("img").evaluate(size) == [300, 300]
+    assert "prompt 1 · strict 0.052" in viewer.text_content()
+    tab.keyboard.press("Escape")
+    assert not viewer.is_visible()
+    assert complaints == []
+    tab.close()
+
+
+def test_what_is_folded_is_as_wide_as_the_page_once_it_is_opened(browser, page):
+    tab, complaints, _ = visit(browser, page, viewport=PHONE)
+    assert not tab.locator("#learning .plot").first.is_visible()
+    tab.get_by_role("link", name="How it learned").click()
+    plot = tab.locator("#learning .plot").first
+    plot.wait_for()
+    tab.wait_for_function("document.querySelector('#learning .plot svg').clientWidth < 390")
+    assert plot.evaluate("(plot) => plot.querySelector('svg').clientWidth / plot.clientWidth") == pytest.approx(
+        1, abs=0.01
+    )
+    assert tab.evaluate("document.documentElement.scrollWidth") == 390
     assert complaints == []
     tab.close()
 

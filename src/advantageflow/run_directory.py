@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from advantageflow.changes import evaluates_anew
-from advantageflow.checkpoint import atomic_directory, save_state, write_atomic
+from advantageflow.checkpoint import atomic_directory, save_state, tidy, write_atomic
 from advantageflow.config import Config, ConfigError, RunSettings, check_config, dump_config
 from advantageflow.environment import environment
 from advantageflow.errors import writing
@@ -114,6 +114,7 @@ class RunDirectory:
         run = cls(path)
         config = run.config()
         run.samples.mkdir(exist_ok=True)
+        tidy(run.samples)
         run.checkpoints.mkdir(exist_ok=True)
         return run, config
 
@@ -260,9 +261,19 @@ class RunDirectory:
         return read_object(file) if file.exists() else {}
 
     def changes(self) -> list[dict[str, Any]]:
-        """What was changed by continuing the run, with the "iteration" from which on it holds, in order."""
+        """What was changed by continuing the run, with the "iteration" from which on it holds, in order.
+
+        Raises:
+            DamagedError: an entry is something else than parts with keys, each with two values.
+        """
         file = self.path / "changes.jsonl"
-        return read_rows(file, {"iteration": int}) if file.exists() else []
+        entries = read_rows(file, {"iteration": int}) if file.exists() else []
+        for number, entry in enumerate(entries, 1):
+            for part, found in entry.items():
+                pairs = found.values() if isinstance(found, dict) else [found]
+                if part != "iteration" and not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+                    raise DamagedError(f"{file} line {number} is damaged: {part!r} does not tell values then and now")
+        return entries
 
     def note_changes(self, iteration: int, change: Mapping[str, Any]) -> None:
         """Keep what is changed from an iteration on; what was changed later has been undone by going back there."""

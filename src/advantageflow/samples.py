@@ -33,7 +33,6 @@ class Sample:
     """
 
     prompt: str
-    task: str
     scores: dict[str, float]
     picture: Image.Image
     file: Path | None
@@ -82,7 +81,7 @@ def read_samples(folder: Path, iteration: int) -> list[Sample]:
     else:
         pictures = [_read(file) for file in files if file]
     return [
-        Sample(entry["prompt"], entry["task"], entry["scores"], picture, file)
+        Sample(entry["prompt"], entry["scores"], picture, file)
         for entry, picture, file in zip(entries, pictures, files, strict=True)
     ]
 
