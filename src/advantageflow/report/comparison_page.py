@@ -80,7 +80,8 @@ def comparison_sentences(result: Mapping[str, Any]) -> list[str]:
         sentences = [f"No method is better than the base model, whose held-out {label} is {base_score(result):.3f}."]
     sentences += [
         f"{len(arms)} methods were trained with {seeds} each.",
-        f"{best} ended highest, with a held-out {label} of {interval(after)} (mean and 95 % interval).",
+        f"{best} ended highest, with a held-out {label} of {interval(after)}"
+        f"{' (mean and 95 % interval)' if after['low'] != after['high'] else ''}.",
     ]
     if best != baseline:
         p_value = result["p_values"].get(best, {}).get(label)
