@@ -288,7 +288,7 @@ def test_a_run_starts_from_an_adapter_and_exports_both_as_one(tiny_model, tmp_pa
         torch.testing.assert_close(velocity(begun), velocity(tiny_model), atol=1e-4, rtol=1e-4)
     for weight in policy.parameters:
         weight.data += 0.05
-    policy.update_average(0.0)
+    policy.update("average", 0.0)
     begun.save_lora(tmp_path / "both", policy.lora_state_dict())
     for put in ("load_adapter", "load_lora_weights"):
         whole = load_model(path)

@@ -23,8 +23,8 @@ from advantageflow.config import ConfigError, check_config, dump_config, load_co
         ("scenes", ["rollout.images_per_prompt=1"], r"at least 2 images to compare"),
         (
             "scenes",
-            ["objective=grpo"],
-            r"objective.name is 'grpo' \(did you mean 'flow-grpo'\?\); allowed: advantageflow",
+            ["objective=flow-gpro"],
+            r"objective.name is 'flow-gpro' \(did you mean 'flow-grpo'\?\); allowed: .*flow.*, or package.module",
         ),
         ("scenes-flow-grpo", ["rollout.solver=dpm2"], r"'dpm2', an ODE, but objective 'flow-grpo' learns from an SDE"),
         ("scenes", ["rollout.solver=flow_sde"], r"learns from clean samples of an ODE; set rollout.solver to dpm2"),

@@ -50,10 +50,10 @@ def test_only_the_learner_moves(policy, tiny_model):
 def test_decay_0_copies_and_decay_blends(policy):
     before = [weight.clone() for weight in policy.weights["rollout"]]
     disturb(policy)
-    policy.update_rollout(0.75)
+    policy.update("rollout", 0.75)
     for old, new, learner in zip(before, policy.weights["rollout"], policy.parameters, strict=True):
         torch.testing.assert_close(new, 0.75 * old + 0.25 * learner)
-    policy.update_rollout(0.0)
+    policy.update("rollout", 0.0)
     assert all(torch.equal(a, b) for a, b in zip(policy.weights["rollout"], policy.parameters, strict=True))
 
 
@@ -81,7 +81,7 @@ def test_the_base_is_one_copy_and_lora_sits_on_the_attention(tiny_model):
 
 def test_state_goes_round(policy):
     disturb(policy)
-    policy.update_average(0.5)
+    policy.update("average", 0.5)
     state = {role: {k: v.clone() for k, v in group.items()} for role, group in policy.state().items()}
     disturb(policy)
     policy.load_state(state)

@@ -10,13 +10,12 @@ from advantageflow.checkpoint import load_state
 from advantageflow.config import check_config
 from advantageflow.errors import NonFiniteError
 from advantageflow.keeping import place, saved
-from advantageflow.learning import by_sign
 from advantageflow.models import load_model
 from advantageflow.progress import Display
 from advantageflow.prompts import load_prompts
 from advantageflow.rewards import load_reward
 from advantageflow.rewards.scoring import RewardError
-from advantageflow.rollout import Samples
+from advantageflow.rollout import Rollout
 from advantageflow.run_directory import RunDirectory
 from advantageflow.samples import read_samples
 from advantageflow.seeding import Stream, noise
@@ -116,19 +115,20 @@ def test_the_batch_size_does_not_change_the_gradient(objective, tmp_path, tiny_p
     torch.testing.assert_close(gradients[0] / scale, gradients[1] / scale, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("sign", ["positive", "negative"])
-def test_the_gradient_of_one_sign_is_that_of_its_images_alone(sign, tmp_path, tiny_pipeline_folder, monkeypatch):
-    row = make_trainer(make_config(), tmp_path / "whole", tiny_pipeline_folder).iterate()
-    assert row["distance/to_reference/positive_advantage"] == 0.0  # the learner starts as the base model
-
-    def only_one(images, advantages):
-        return {sign: by_sign(images, advantages)[sign]}
-
-    monkeypatch.setattr("advantageflow.trainer.by_sign", only_one)
-    alone = make_trainer(make_config(), tmp_path / "alone", tiny_pipeline_folder).iterate()
-    assert row[f"grad_norm/{sign}_advantage"] == pytest.approx(alone["grad_norm"], rel=1e-5)
-    assert row["grad_norm"] != pytest.approx(alone["grad_norm"], rel=1e-2)
-    assert alone["grad_norm/positive_advantage" if sign == "negative" else "grad_norm/negative_advantage"] is None
+def test_gradients_by_sign_are_measured_now_and_then_and_change_nothing(tmp_path, tiny_pipeline_folder):
+    rows, ends = {}, []
+    for every in (2, 0):
+        config = make_config(run={"iterations": 3, "probe_every": every}, learn={"t_draws": 1})
+        trainer = make_trainer(config, tmp_path / str(every), tiny_pipeline_folder)
+        trainer.run()
+        rows[every], ends = trainer.directory.metrics(), [*ends, weights(trainer)]
+    assert torch.equal(*ends)
+    signs = [f"grad_norm/{sign}_advantage" for sign in ("positive", "negative")]
+    assert [row[sign] is not None for row in rows[2] for sign in signs] == [True, True, False, False, True, True]
+    assert [row[sign] for row in rows[0] for sign in signs] == [None] * 6
+    first = rows[2][0]  # with one draw the two are the parts of the whole gradient
+    small, large = sorted(first[sign] for sign in signs)
+    assert large - small <= first["grad_norm"] <= large + small
 
 
 def test_noise_is_addressed():
@@ -166,7 +166,7 @@ def test_a_resumed_run_ends_where_an_undisturbed_one_does(tmp_path, tiny_pipelin
         first.run()
     second = make_trainer(config, tmp_path / "parts", tiny_pipeline_folder)
     summary = second.run()
-    assert second.optimizer_step == whole.optimizer_step == 3
+    assert second.learner.optimizer_step == whole.learner.optimizer_step == 3
     assert summary["iterations"] == 3
     torch.testing.assert_close(weights(second), weights(whole), atol=1e-7, rtol=0)
     assert [row["iteration"] for row in second.directory.metrics()] == [0, 1, 2]
@@ -175,7 +175,7 @@ def test_a_resumed_run_ends_where_an_undisturbed_one_does(tmp_path, tiny_pipelin
 def test_several_optimizer_steps_learn_from_every_image_once(tmp_path, tiny_pipeline_folder):
     trainer = make_trainer(make_config(learn={"optimizer_steps": 4}), tmp_path / "run", tiny_pipeline_folder)
     row = trainer.iterate()
-    assert trainer.optimizer_step == 4
+    assert trainer.learner.optimizer_step == 4
     assert row["distance/to_rollout"] > 0  # the learner moves away from the rollout policy within the iteration
 
 
@@ -234,7 +234,7 @@ def test_a_collapse_of_variety_is_told_once_also_after_a_resume(tmp_path, tiny_p
             samples, spread = draw(prompts), next(spreads)
             groups = samples.x0.unflatten(0, (3, 4))
             mean = groups.mean(1, keepdim=True)
-            return Samples((mean + spread * (groups - mean)).flatten(0, 1))
+            return Rollout((mean + spread * (groups - mean)).flatten(0, 1))
 
         trainer._roll_out = narrow
         return trainer

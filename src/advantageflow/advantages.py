@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-Normalize = Literal["centered_rms", "raw_std"]
+Normalize = Literal["centered_rms", "raw_std", "centered", "group_std", "group_softmax"]
 Combine = Literal["sum", "standardize", "gdpo"]
 
 
@@ -56,6 +56,7 @@ def group_advantages(
     normalize: Normalize = "centered_rms",
     clip: float = 1.0,
     recenter: bool = False,
+    temperature: float = 1.0,
 ) -> Tensor:
     """Advantages of a batch, each prompt's mean reward being the baseline.
 
@@ -63,6 +64,10 @@ def group_advantages(
         (AdvantageFlow, eq. 6).
     raw_std: z = clip((r - mean_prompt) / (std + 1e-4)), std over the batch of the raw rewards, so that differences
         between prompts enlarge it (DiffusionNFT's and Flow-GRPO's code; their clip is 5).
+    centered: A = clip(r - mean_prompt) (ADRPO).
+    group_std: A = clip((r - mean_prompt) / (std_prompt + 1e-8)), the unbiased std of the prompt's own rewards (GRPO).
+    group_softmax: A = clip(K p - 1), p the softmax over the prompt's K images of (r - mean_prompt) / (temperature Z)
+        (FlowAWR, whose Z is that of raw_std); 1 + A are weights with mean 1.
 
     A group whose rewards are all equal gets exactly 0; `zero_variance_groups` counts these.
 
@@ -72,6 +77,7 @@ def group_advantages(
         clip: bound of the result, positive.
         recenter: subtract each group's mean again after clipping, and shrink a group that then leaves [-clip, clip].
             Clipping skewed rewards leaves a mean advantage other than 0, which the theory does not allow.
+        temperature: of group_softmax, positive.
 
     Returns:
         float64 [batch] in [-clip, clip].
@@ -90,13 +96,26 @@ def group_advantages(
         raise ValueError(f"clip must be positive, got {clip}")
     rewards = rewards.double()
     centered, group = _center(rewards, group_ids)
+    root_mean_square = centered.square().mean().sqrt()
     if normalize == "centered_rms":
-        scale = centered.square().mean().sqrt()
+        advantages = centered / root_mean_square if root_mean_square > 0 else centered
     elif normalize == "raw_std":
-        scale = rewards.std(correction=0) + 1e-4
+        advantages = centered / (rewards.std(correction=0) + 1e-4)
+    elif normalize == "centered":
+        advantages = centered
+    elif normalize == "group_std":
+        size = torch.bincount(group)
+        squares = torch.zeros(len(size), dtype=rewards.dtype, device=rewards.device)
+        squares.scatter_reduce_(0, group, centered.square(), "sum")
+        advantages = centered / (torch.sqrt(squares / (size - 1).clamp(min=1)) + 1e-8)[group]
+    elif normalize == "group_softmax":
+        scaled = (centered / (temperature * root_mean_square) if root_mean_square > 0 else centered).exp()
+        mean = torch.zeros(int(group.max()) + 1, dtype=rewards.dtype, device=rewards.device)
+        mean.scatter_reduce_(0, group, scaled, "mean", include_self=False)
+        advantages = scaled / mean[group] - 1
     else:
         raise ValueError(f"unknown normalize {normalize!r}; use one of {', '.join(get_args(Normalize))}")
-    advantages = (centered / scale if scale > 0 else centered).clamp(-clip, clip)
+    advantages = advantages.clamp(-clip, clip)
     if recenter:
         advantages, group = _center(advantages, group_ids)
         largest = torch.zeros(int(group.max()) + 1, dtype=advantages.dtype, device=advantages.device)

@@ -24,7 +24,7 @@ from advantageflow import children
 from advantageflow.checkpoint import write_atomic
 from advantageflow.collapse import lost_variety
 from advantageflow.comparison_settings import all_rewards, settle
-from advantageflow.config import Config, ConfigError, load_config
+from advantageflow.config import Config, ConfigError, EvaluationSettings, load_config
 from advantageflow.errors import NonFiniteError, shown
 from advantageflow.evaluated import described
 from advantageflow.processes import child_environment, in_parallel
@@ -42,7 +42,7 @@ from advantageflow.statistics import (
     time_ratio,
 )
 
-DEFAULT_IMAGES = Config().evaluation.num_images  # of records that do not say
+DEFAULT_IMAGES = EvaluationSettings().num_images  # of records that do not say
 
 
 @dataclass(frozen=True)

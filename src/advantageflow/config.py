@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import os.path
 from collections.abc import Iterable
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
 from advantageflow.config_errors import check_plain, explain
-from advantageflow.config_rules import check_combination
+from advantageflow.config_rules import check_combination, check_method
 from advantageflow.config_rules import check_label as check_label
 from advantageflow.errors import ConfigError as ConfigError
+from advantageflow.errors import shown
 from advantageflow.evaluated import DEFAULT_REWARD, add_trained, inherit, labels, trained_on
+from advantageflow.methods import DEFAULT, dump_method, find_method, read_method
 from advantageflow.reading import assign, find_recipe, parse_changes, read_recipe
 from advantageflow.reading import flatten as flatten
 from advantageflow.reading import recipe_names as recipe_names
 from advantageflow.rewards.own import resolve_rewards
 
 WORLDS = ("scenes", "words")  # built-in models, with prompts of their own
+ODESolver = Literal["dpm2", "euler", "heun"]
+SDESolver = Literal["flow_sde", "dance_sde", "cps", "ddim", "memoryless"]
 LARGE = 1e8  # beyond any sensible setting; keeps products and timers finite
 Positive = Annotated[float, Field(gt=0, le=LARGE)]
 NonNegative = Annotated[float, Field(ge=0, le=LARGE)]
@@ -78,6 +83,7 @@ class PolicySettings(Section):
     rollout_decay: Literal[0, 1, 2] | Annotated[float, Field(gt=0, lt=1)] = Field(
         1, description="of the rollout policy: DiffusionNFT's schedule 0, 1 or 2, or a constant between 0 and 1"
     )
+    rollout_every: Count = Field(1, description="iterations between updates of the rollout policy")
     average_decay: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of the weights that are evaluated")
 
 
@@ -107,76 +113,26 @@ class RolloutSettings(Section):
         4, description="the group size; advantages need 2 or more"
     )
     num_inference_steps: Annotated[int, Field(ge=2, le=1000)] = 10
-    solver: Literal["euler", "heun", "dpm2", "flow_sde"] = "dpm2"
-    noise_level: Positive = Field(0.7, description="of flow_sde")
+    solver: ODESolver | SDESolver = Field(
+        "dpm2", description="an ODE's (the first three), or the kind of an SDE's steps"
+    )
+    noise_level: Positive = Field(0.7, description="of an SDE")
     batch_size: Count = Field(64, description="images sampled at once")
 
 
 class AdvantageSettings(Section):
-    normalize: Literal["centered_rms", "raw_std"] = "centered_rms"
+    normalize: Literal["centered_rms", "raw_std", "centered", "group_std", "group_softmax"] = Field(
+        "centered_rms", description="what a reward's distance from its prompt's mean is divided by"
+    )
     clip: Positive = 1.0
     recenter: bool = False
+    temperature: Positive = Field(1.0, description="of group_softmax, in units of the batch's spread")
 
 
 class ScoringSettings(Section):
     combine: Literal["sum", "standardize", "gdpo"] = Field("sum", description="how several rewards become one")
     attempts: Count = Field(2, description="calls of a reward that raises or hangs, before the run stops")
     timeout: Positive = Field(600, description="seconds that a call of a reward may take")
-
-
-class AdvantageFlowSettings(Section):
-    family: ClassVar[str] = "forward"
-    defaults: ClassVar[dict[str, dict[str, Any]]] = {
-        "advantage": {"normalize": "centered_rms", "clip": 1.0},
-        "rollout": {"solver": "dpm2"},
-        "policy": {"rollout_decay": 1},
-    }
-
-    name: Literal["advantageflow"] = "advantageflow"
-    gamma: Annotated[float, Field(ge=-LARGE, le=LARGE)] | Literal["1-A"] = 1.1
-    beta: Positive = 1.0
-    reference_weight: NonNegative = 1e-3
-    adaptive_scale: bool = False
-
-
-class DiffusionNFTSettings(Section):
-    family: ClassVar[str] = "forward"
-    defaults: ClassVar[dict[str, dict[str, Any]]] = {
-        "advantage": {"normalize": "raw_std", "clip": 5.0},
-        "rollout": {"solver": "dpm2"},
-        "policy": {"rollout_decay": 1},
-    }
-
-    name: Literal["nft"] = "nft"
-    beta: Positive = 1.0
-    reference_weight: NonNegative = 1e-4
-    advantage_clip: Positive = 5.0
-    adaptive_scale: bool = True
-
-
-class FlowGRPOSettings(Section):
-    family: ClassVar[str] = "reverse"
-    defaults: ClassVar[dict[str, dict[str, Any]]] = {
-        "advantage": {"normalize": "raw_std", "clip": 5.0},
-        "rollout": {"solver": "flow_sde"},
-        "policy": {"rollout_decay": 0},
-    }
-
-    name: Literal["flow-grpo"] = "flow-grpo"
-    clip_range: Positive = 1e-4
-    kl_weight: NonNegative = 0.04
-    advantage_clip: Positive = 5.0
-
-
-ObjectiveSettings = Annotated[
-    AdvantageFlowSettings | DiffusionNFTSettings | FlowGRPOSettings, Field(discriminator="name")
-]
-AnyObjective = type[AdvantageFlowSettings] | type[DiffusionNFTSettings] | type[FlowGRPOSettings]
-OBJECTIVES: dict[str, AnyObjective] = {
-    "advantageflow": AdvantageFlowSettings,
-    "nft": DiffusionNFTSettings,
-    "flow-grpo": FlowGRPOSettings,
-}
 
 
 class LearnSettings(Section):
@@ -232,6 +188,9 @@ class RunSettings(Section):
         20, description="stop after so many iterations in which no prompt's rewards differ; 0 for never"
     )
     samples_every: Count = 10
+    probe_every: Annotated[int, Field(ge=0, le=10**8)] = Field(
+        10, description="iterations between measurements of gradients by the advantage's sign; 0 for never"
+    )
     threads: Annotated[int, Field(ge=0, le=1024)] = Field(0, description="CPU threads; 0 for PyTorch's choice")
 
 
@@ -250,7 +209,10 @@ class Config(Section):
     rollout: RolloutSettings = RolloutSettings()
     scoring: ScoringSettings = ScoringSettings()
     advantage: AdvantageSettings = AdvantageSettings()
-    objective: ObjectiveSettings = AdvantageFlowSettings()
+    objective: Annotated[Any, PlainSerializer(dump_method)] = Field(  # a method of `objectives/`
+        default_factory=lambda: read_method({"name": DEFAULT}),
+        description="a method's name and its settings; see advantageflow methods",
+    )
     learn: LearnSettings = LearnSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     run: RunSettings = RunSettings()
@@ -290,63 +252,73 @@ def load_config(recipe: str, overrides: Iterable[str] = ()) -> Config:
 def change(settings: dict[str, Any], overrides: Iterable[str]) -> None:
     """Apply "section.key=value" changes to plain settings, in place."""
     changes = parse_changes(overrides)
-    if "objective.name" in changes:
-        _switch_objective(settings, changes.pop("objective.name"))
+    name = changes.pop("objective.name", None)
+    if name is not None:
+        trial = copy.deepcopy(settings)  # a mistake elsewhere is told before methods, and torch with them, are imported
+        for key, value in changes.items():
+            assign(trial, key, value)
+        _validate({key: value for key, value in trial.items() if key != "objective"})
+        _switch_objective(settings, name)
     for key, value in changes.items():
         assign(settings, key, value)
 
 
 def _switch_objective(settings: dict[str, Any], name: Any) -> None:
     """Another method starts from its own defaults, but keeps a sampler that it can learn from."""
-    objective = _named_objective(settings)
-    before, after = _known_objective(objective), _known_objective({"name": name})
-    if before is not None and before is after:
+    before, after = find_method(_named_objective(settings).get("name")), find_method(name)
+    if before is after:
         return
     settings["objective"] = {"name": name}
-    if before is None or after is None:
-        return
     learn = settings.get("learn")
     if before.family != after.family and isinstance(learn, dict):
         learn.pop("transitions", None)
-    for section, values in after.defaults.items():
-        for key, default in values.items():
-            if key != "solver" or before.family != after.family:
-                assign(settings, f"{section}.{key}", default)
+    for key, default in before.defaults.items():
+        section, _, last = key.partition(".")
+        if key not in after.defaults and settings.get(section, {}).get(last) == default:
+            del settings[section][last]
+    for key, default in after.defaults.items():
+        if key != "rollout.solver" or before.family != after.family:
+            assign(settings, key, default)
 
 
-def _named_objective(settings: dict[str, Any]) -> Any:
+def _named_objective(settings: dict[str, Any]) -> dict[str, Any]:
     """The section `objective`, which may be given as a name alone or not at all."""
     objective = settings.get("objective", {})
     if isinstance(objective, str):
         objective = {"name": objective}
-    if isinstance(objective, dict):
-        objective = settings["objective"] = {"name": "advantageflow", **objective}
-    return objective
-
-
-def _known_objective(objective: Any) -> AnyObjective | None:
-    name = objective.get("name") if isinstance(objective, dict) else None
-    return OBJECTIVES.get(name) if isinstance(name, str) else None
+    if not isinstance(objective, dict):
+        raise ConfigError(f"objective is {shown(objective)}; give a method's name, or a section with its settings")
+    return {"name": DEFAULT, **objective}
 
 
 def check_config(settings: dict[str, Any]) -> Config:
     """Validate plain settings; what the objective needs is filled in where the recipe is silent.
 
+    A mistake outside the section `objective` is told before methods, and torch with them, are imported.
+
     Raises:
         ConfigError: see `load_config`.
     """
-    known = _known_objective(_named_objective(settings))
-    for section, values in (known.defaults if known else {}).items():
-        if isinstance(settings.setdefault(section, {}), dict):
-            settings[section] = values | settings[section]
+    settings = {**settings, "objective": _named_objective(settings)}
     _add_prompts(settings)
-    try:
-        config = Config.model_validate(settings)
-    except ValidationError as error:
-        raise ConfigError(explain(error.errors(), Config, OBJECTIVES)) from None
+    _validate({key: value for key, value in settings.items() if key != "objective"})
+    method = read_method(settings["objective"])
+    for key, default in method.defaults.items():
+        section, _, last = key.partition(".")
+        settings[section] = {last: default, **settings.get(section, {})}
+    config = _validate({**settings, "objective": method})
     check_plain("", settings, config.model_dump())
     check_combination(config)
+    check_method(config, method, get_args(ODESolver), get_args(SDESolver))
     return config
+
+
+def _validate(settings: dict[str, Any]) -> Config:
+    """All but the section `objective`, which is a method by now, or absent."""
+    try:
+        return Config.model_validate({"objective": None, **settings})
+    except ValidationError as error:
+        raise ConfigError(explain(error.errors(), Config)) from None
 
 
 def _add_prompts(settings: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel
@@ -17,7 +17,6 @@ ALLOWED = {
     "evaluation.prompts_shown": "allowed: how many held-out prompts, from 1 to 256, or a list of 1 to 256 prompts",
     "model.device": "allowed: auto, cpu, mps, cuda, cuda:NUMBER",
     "model.resolution": "allowed: pixels, such as 512, or [height, width], such as [512, 768]",
-    "objective.gamma": "allowed: a number, or '1-A'",
     "policy.rollout_decay": "allowed: a schedule (0, 1 or 2) or a constant between 0 and 1",
     "reward": "allowed: a reward's name, or names with their weights: {pickscore: 1}",
     "rollout.images_per_prompt": "a group needs at least 2 images to compare",
@@ -25,62 +24,44 @@ ALLOWED = {
 MOST_SENTENCES = 3
 
 
-def explain(errors: list[ErrorDetails], root: type[BaseModel], objectives: Mapping[str, type[BaseModel]]) -> str:
-    """One sentence per wrong key.
-
-    Args:
-        root: the tree that was not matched.
-        objectives: name -> section, of which `objective` is one.
-    """
+def explain(errors: list[ErrorDetails], root: type[BaseModel]) -> str:
+    """One sentence per wrong key of the tree `root`."""
     by_key: dict[str, list[ErrorDetails]] = {}
     for error in errors:
         path = [str(part) for part in error["loc"]]
-        if path[0] == "objective" and len(path) > 1 and path[1] in objectives:
-            del path[1]  # the union's branch
         if path[0] == "reward":
             del path[1:]
         del path[3 if path[:2] == ["evaluation", "rewards"] else 2 :]  # the branch of a union of types
         by_key.setdefault(".".join(path), []).append(error)
-    sentences = [_sentence(key, found, root, objectives) for key, found in list(by_key.items())[:MOST_SENTENCES]]
+    sentences = [_sentence(key, found, root) for key, found in list(by_key.items())[:MOST_SENTENCES]]
     more = len(by_key) - len(sentences)
     return "; ".join([*sentences, f"and {more} more"] if more else sentences)
 
 
-def _sentence(
-    key: str, found: list[ErrorDetails], root: type[BaseModel], objectives: Mapping[str, type[BaseModel]]
-) -> str:
+def _sentence(key: str, found: list[ErrorDetails], root: type[BaseModel]) -> str:
     first = found[0]
     if first["type"] == "extra_forbidden":
         section, _, last = key.rpartition(".")
-        names = _allowed_keys(first["loc"], root, objectives)
+        names = _allowed_keys(first["loc"], root)
         where = f"in {shown(section)}" if section else "at the top of a recipe"
         return f"unknown key {shown(key)}{nearest(last, names)}; allowed {where}: {', '.join(names)}"
-    if first["type"] == "union_tag_invalid":
-        names = list(objectives)
-        value = first["input"].get("name") if isinstance(first["input"], dict) else first["input"]
-        return f"objective.name is {shown(value)}{nearest(str(value), names)}; allowed: {', '.join(names)}"
     if key in ALLOWED:
         return f"{key} is {shown(first['input'])}; {ALLOWED[key]}"
     if first["type"] == "model_type":
-        names = _allowed_keys((*first["loc"], ""), root, objectives)
+        names = _allowed_keys((*first["loc"], ""), root)
         return f"{key} is {shown(first['input'])}, but it is a section; allowed in it: {', '.join(names)}"
     message = first["msg"][0].lower() + first["msg"][1:]
     key = key if key.isprintable() and len(key) <= 200 else shown(key)
     return f"{key} is {shown(first['input'])}; {message.replace('input should', 'it should')}"
 
 
-def _allowed_keys(
-    path: tuple[int | str, ...], root: type[BaseModel], objectives: Mapping[str, type[BaseModel]]
-) -> list[str]:
+def _allowed_keys(path: tuple[int | str, ...], root: type[BaseModel]) -> list[str]:
     section = root
     for part in path[:-1]:
-        if part in objectives:
-            section = objectives[str(part)]
-        elif part != "objective":
-            inner = section.model_fields[str(part)].annotation
-            assert isinstance(inner, type)
-            assert issubclass(inner, BaseModel)
-            section = inner
+        inner = section.model_fields[str(part)].annotation
+        assert isinstance(inner, type)
+        assert issubclass(inner, BaseModel)
+        section = inner
     return list(section.model_fields)
 
 

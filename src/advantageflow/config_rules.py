@@ -9,6 +9,7 @@ from advantageflow.errors import ConfigError, shown
 
 if TYPE_CHECKING:
     from advantageflow.config import Config
+    from advantageflow.objectives.base import Method
 
 OWN_KEYS = ("tasks", "all", "task", "prompt", "index", "scores", "iteration", "seconds")
 
@@ -19,40 +20,10 @@ def check_combination(config: Config) -> None:
     Raises:
         ConfigError: some do not fit together; the message says what to set.
     """
-    solver, objective = config.rollout.solver, config.objective
-    if objective.family == "reverse" and solver != "flow_sde":
-        raise ConfigError(
-            f"rollout.solver is {solver!r}, an ODE, but objective {objective.name!r} learns from an SDE's transitions; "
-            "set rollout.solver=flow_sde or remove the key"
-        )
-    if objective.family == "forward" and solver == "flow_sde":
-        raise ConfigError(
-            f"rollout.solver is 'flow_sde', but objective {objective.name!r} learns from clean samples of an ODE; "
-            "set rollout.solver to dpm2, euler or heun"
-        )
-    if config.learn.transitions and objective.family == "forward":
-        raise ConfigError(
-            f"learn.transitions chooses among an SDE's transitions, but objective {objective.name!r} learns from "
-            "noised images; remove the key"
-        )
-    steps, draws = config.rollout.num_inference_steps, config.learn.t_draws
-    # the last transition of an SDE adds almost no noise and is not learned from
-    transitions = min(config.learn.transitions or steps, steps - 1)
-    most = transitions if objective.family == "reverse" else steps
-    if draws > most and (objective.family == "reverse" or config.learn.t_distribution == "rollout_grid"):
-        raise ConfigError(
-            f"learn.t_draws is {draws}, but this rollout of {steps} steps has only {most} times to learn from; "
-            f"set learn.t_draws to at most {most}"
-        )
     if config.policy.lora_rank == 0 and config.model.dtype != "float32":
         raise ConfigError(
             f"policy.lora_rank=0 trains all weights, which model.dtype={config.model.dtype} is too coarse for; "
             "set model.dtype=float32 or a lora_rank"
-        )
-    images = config.rollout.prompts_per_iteration * config.rollout.images_per_prompt
-    if config.learn.optimizer_steps > images:
-        raise ConfigError(
-            f"learn.optimizer_steps is {config.learn.optimizer_steps}, but an iteration has only {images} images"
         )
     if not config.reward_weights:
         raise ConfigError("reward is empty; name at least one, such as reward=scenes_graded")
@@ -64,6 +35,66 @@ def check_combination(config: Config) -> None:
         raise ConfigError(
             f"run.best is {shown(config.run.best)}; allowed: a label of evaluation.rewards, "
             f"{', '.join(config.evaluation.rewards)}"
+        )
+
+
+def check_method(config: Config, method: Method, odes: tuple[str, ...], sdes: tuple[str, ...]) -> None:
+    """Check that a method can learn from the sampler and the numbers of images and draws.
+
+    Args:
+        odes, sdes: the names of solvers.
+
+    Raises:
+        ConfigError: it cannot; the message says what to set.
+    """
+    rollout, learn = config.rollout, config.learn
+    fitting = {"forward": odes, "reverse": sdes, "gradient": ("euler",)}[method.family]
+    if rollout.solver not in fitting:
+        kind = "an ODE" if rollout.solver in odes else "an SDE"
+        wants = {
+            "forward": "clean samples of an ODE",
+            "reverse": "an SDE's transitions",
+            "gradient": "the last steps of Euler's method",
+        }
+        choice = " or ".join(part for part in (", ".join(fitting[:-1]), fitting[-1]) if part)
+        raise ConfigError(
+            f"rollout.solver is {rollout.solver!r}, {kind}, but objective {method.name!r} learns from "
+            f"{wants[method.family]}; set rollout.solver to {choice}, or remove the key"
+        )
+    if learn.transitions and method.family != "reverse":
+        sees = {"forward": "noised images", "gradient": "a reward's gradient"}[method.family]
+        raise ConfigError(
+            f"learn.transitions chooses among an SDE's transitions, but objective {method.name!r} learns from {sees}; "
+            "remove the key"
+        )
+    if method.family == "gradient" and config.scoring.combine != "sum":
+        raise ConfigError(
+            f"scoring.combine is {config.scoring.combine!r}, but objective {method.name!r} learns from the gradient of "
+            "a weighted sum; set scoring.combine=sum"
+        )
+    try:
+        method.check(config)
+        plan = method.plan(0, rollout.num_inference_steps, rollout.noise_level, learn.transitions)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    leaves = plan.leaves if plan else 1
+    if rollout.images_per_prompt % leaves:
+        raise ConfigError(
+            f"rollout.images_per_prompt is {rollout.images_per_prompt}, but objective {method.name!r} draws trees of "
+            f"{leaves} images; set a multiple of {leaves}"
+        )
+    most = len(plan.keep) if plan else rollout.num_inference_steps
+    limited = method.family == "reverse" or (method.family == "forward" and learn.t_distribution == "rollout_grid")
+    if limited and learn.t_draws > most:
+        raise ConfigError(
+            f"learn.t_draws is {learn.t_draws}, but this rollout of {rollout.num_inference_steps} steps has only "
+            f"{most} times to learn from; set learn.t_draws to at most {most}"
+        )
+    parts = rollout.prompts_per_iteration * (1 if method.whole_groups else rollout.images_per_prompt)
+    if learn.optimizer_steps > parts:
+        whole = "whole groups" if method.whole_groups else "images"
+        raise ConfigError(
+            f"learn.optimizer_steps is {learn.optimizer_steps}, but an iteration has only {parts} {whole}"
         )
 
 

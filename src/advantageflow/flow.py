@@ -1,4 +1,4 @@
-"""The rectified-flow path between data (t = 0) and noise (t = 1).
+"""Paths between data (t = 0) and noise (t = 1); the rectified flow's is
 
     x_t = (1 - t) x0 + t noise        velocity = dx_t / dt = noise - x0
 
@@ -7,12 +7,16 @@ Every function is elementwise. `t` is a scalar or a tensor [batch]; the other te
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 TDistribution = Literal["uniform", "rollout_grid", "logit_normal"]
+Predicts = Literal["velocity", "epsilon", "sample"]  # what a network returns
 
 
 def like(t: Tensor | float, x: Tensor) -> Tensor:
@@ -40,6 +44,85 @@ def predict_noise(x_t: Tensor, velocity: Tensor, t: Tensor | float) -> Tensor:
 def velocity_from_x0(x_t: Tensor, x0: Tensor, t: Tensor | float) -> Tensor:
     """The velocity whose clean image is x0: (x_t - x0) / t, for t > 0."""
     return (x_t - x0) / like(t, x_t)
+
+
+@dataclass(frozen=True)
+class Path:
+    """A path x_t = α x0 + σ noise, whose velocity is α' x0 + σ' noise (stochastic interpolants, arXiv 2303.08797).
+
+    alpha, sigma, alpha_slope, sigma_slope: functions of t, the latter two the derivatives of the former.
+    """
+
+    alpha: Callable[[Tensor], Tensor]
+    sigma: Callable[[Tensor], Tensor]
+    alpha_slope: Callable[[Tensor], Tensor]
+    sigma_slope: Callable[[Tensor], Tensor]
+
+    def interpolate(self, x0: Tensor, noise: Tensor, t: Tensor | float) -> Tensor:
+        """x_t = α x0 + σ noise."""
+        alpha, sigma, _, _ = self._at(t, x0)
+        return alpha * x0 + sigma * noise
+
+    def velocity(self, x0: Tensor, noise: Tensor, t: Tensor | float) -> Tensor:
+        """dx_t / dt = α' x0 + σ' noise."""
+        _, _, alpha_slope, sigma_slope = self._at(t, x0)
+        return alpha_slope * x0 + sigma_slope * noise
+
+    def predict_x0(self, x_t: Tensor, velocity: Tensor, t: Tensor | float) -> Tensor:
+        """The clean image of a velocity: (σ' x_t - σ v) / (α σ' - α' σ)."""
+        alpha, sigma, alpha_slope, sigma_slope = self._at(t, x_t)
+        return (sigma_slope * x_t - sigma * velocity) / (alpha * sigma_slope - alpha_slope * sigma)
+
+    def predict_noise(self, x_t: Tensor, velocity: Tensor, t: Tensor | float) -> Tensor:
+        """The noise of a velocity: (α v - α' x_t) / (α σ' - α' σ)."""
+        alpha, sigma, alpha_slope, sigma_slope = self._at(t, x_t)
+        return (alpha * velocity - alpha_slope * x_t) / (alpha * sigma_slope - alpha_slope * sigma)
+
+    def noise_between(self, x0: Tensor, x_t: Tensor, t: Tensor | float) -> Tensor:
+        """The noise that leads from x0 to x_t: (x_t - α x0) / σ, for σ > 0."""
+        alpha, sigma, _, _ = self._at(t, x0)
+        return (x_t - alpha * x0) / sigma
+
+    def velocity_of(self, predicts: Predicts, prediction: Tensor, x_t: Tensor, t: Tensor | float) -> Tensor:
+        """The velocity of what a network predicts: itself, the noise (epsilon), or the clean image (sample).
+
+        The noise does not tell the image where α = 0, nor the image the noise where σ = 0.
+        """
+        if predicts == "velocity":
+            return prediction
+        alpha, sigma, _, _ = self._at(t, x_t)
+        if predicts == "epsilon":
+            return self.velocity((x_t - sigma * prediction) / alpha, prediction, t)
+        return self.velocity(prediction, self.noise_between(prediction, x_t, t), t)
+
+    def _at(self, t: Tensor | float, x: Tensor) -> list[Tensor]:
+        t = torch.as_tensor(t)
+        return [like(coefficient(t), x) for coefficient in (self.alpha, self.sigma, self.alpha_slope, self.sigma_slope)]
+
+
+class _Rectified(Path):
+    """The straight path, by the module's own functions, which round less."""
+
+    def interpolate(self, x0: Tensor, noise: Tensor, t: Tensor | float) -> Tensor:
+        return interpolate(x0, noise, t)
+
+    def velocity(self, x0: Tensor, noise: Tensor, t: Tensor | float) -> Tensor:
+        return noise - x0
+
+    def predict_x0(self, x_t: Tensor, velocity: Tensor, t: Tensor | float) -> Tensor:
+        return predict_x0(x_t, velocity, t)
+
+    def predict_noise(self, x_t: Tensor, velocity: Tensor, t: Tensor | float) -> Tensor:
+        return predict_noise(x_t, velocity, t)
+
+
+RECTIFIED: Path = _Rectified(lambda t: 1 - t, lambda t: t, lambda t: -torch.ones_like(t), torch.ones_like)
+COSINE = Path(
+    lambda t: torch.cos(math.pi / 2 * t),
+    lambda t: torch.sin(math.pi / 2 * t),
+    lambda t: -math.pi / 2 * torch.sin(math.pi / 2 * t),
+    lambda t: math.pi / 2 * torch.cos(math.pi / 2 * t),
+)
 
 
 def shift_t(t: Tensor, shift: float) -> Tensor:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from advantageflow.learning import Terms
+from advantageflow.learning.base import Terms
 from advantageflow.run_directory import RunDirectory
 
 
@@ -24,12 +23,12 @@ def reward_metrics(rewards: Tensor, scores: Mapping[str, Tensor]) -> dict[str, f
     }
 
 
-def learning_metrics(found: list[Terms], advantages: Tensor) -> dict[str, float | None]:
+def learning_metrics(found: list[Terms]) -> dict[str, float | None]:
     """Means of the loss, of each of its terms, and of the distances, over all samples and each sign of the advantage.
 
     A mean over no sample is None.
     """
-    advantage = torch.cat([advantages[part.images] for part in found])
+    advantage = torch.cat([part.advantages for part in found])
     values = {
         f"loss/{name}": torch.cat([part.terms[name].detach().cpu().double() for part in found])
         for name in found[0].terms
@@ -43,17 +42,6 @@ def learning_metrics(found: list[Terms], advantages: Tensor) -> dict[str, float 
         row[f"{name}/positive_advantage"] = mean_or_none(value[advantage > 0])
         row[f"{name}/negative_advantage"] = mean_or_none(value[advantage < 0])
     return row
-
-
-def norm_metrics(norms: Mapping[str, Sequence[float]]) -> dict[str, float | None]:
-    """Mean norm of the steps' gradients and of what images of either sign contribute; of steps with a finite one."""
-    finite = {sign: [value for value in values if math.isfinite(value)] for sign, values in norms.items()}
-    means = {sign: sum(values) / len(values) if values else None for sign, values in finite.items()}
-    return {
-        "grad_norm": means["all"],
-        "grad_norm/positive_advantage": means["positive"],
-        "grad_norm/negative_advantage": means["negative"],
-    }
 
 
 def mean_or_none(values: Tensor) -> float | None:

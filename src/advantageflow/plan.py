@@ -71,10 +71,10 @@ def make_plan(config: Config) -> Plan:
     """Count and estimate; loads nothing."""
     rollout, learn = config.rollout, config.learn
     images = rollout.prompts_per_iteration * rollout.images_per_prompt
-    per_step = 2 if rollout.solver == "heun" else 1
-    sampling = images * rollout.num_inference_steps * per_step * (2 if rollout.guidance_scale != 1 else 1)
-    gradient = images * learn.t_draws
-    others = gradient * (1 if config.objective.family == "reverse" else 2)  # reference, and rollout policy
+    sampling = round(images * _calls_per_image(config)) * (2 if rollout.guidance_scale != 1 else 1)
+    method, cases = config.objective, images * learn.t_draws
+    gradient = cases * method.calls(rollout.num_inference_steps)
+    others = cases * sum(2 if method.guidance.get(role, 1.0) != 1 else 1 for role in method.sees)
     facts = MODELS.get(config.model.path)
     flops: float | None = None
     memory: dict[str, float] = {}
@@ -99,6 +99,16 @@ def make_plan(config: Config) -> Plan:
         downloads=_downloads(config, facts),
         departures=departures(config),
     )
+
+
+def _calls_per_image(config: Config) -> float:
+    """Calls of the transformer that an image's sampling takes; images of a tree share those before they part."""
+    rollout = config.rollout
+    steps = rollout.num_inference_steps
+    plan = config.objective.plan(0, steps, rollout.noise_level, config.learn.transitions)
+    if plan is None:
+        return steps * (2 if rollout.solver == "heun" else 1)
+    return sum(1 / plan.leaves_after(step - 1) for step in range(steps))
 
 
 def evaluated_images(config: Config) -> int:

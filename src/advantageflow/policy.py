@@ -1,25 +1,26 @@
 """The weights of one transformer in its roles: learner, rollout policy, evaluation average, and frozen reference.
 
-With LoRA all roles share one copy of the base weights: learner, rollout and average are three adapters, and the
-reference is the base with adapters off. With full fine-tuning (for small models) every role is a copy of its own.
+A method may keep further slow copies under names of its own. With LoRA all roles share one copy of the base weights:
+every role is an adapter, and the reference is the base with adapters off. With full fine-tuning (for small models)
+every role is a copy of its own. A critic, where a method has one, is a head that is trained with the learner.
 """
 
 from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from advantageflow.decay import decay_of
 from advantageflow.errors import ConfigError
 
-Role = Literal["learner", "rollout", "average", "reference"]
+Role = str  # learner, rollout, average, reference, or a method's own
 # The attention projections of a block: of the image stream and of the text stream. SD3, FLUX and Qwen-Image share the
 # names. DiffusionNFT's code adapts those of `attn`; the second attention of SD3.5's dual blocks is `attn2`.
 PROJECTIONS = ("to_k", "to_q", "to_v", "to_out.0", "add_k_proj", "add_q_proj", "add_v_proj", "to_add_out")
@@ -28,18 +29,8 @@ ADAPTERS: tuple[Role, ...] = ("learner", "rollout", "average")
 
 
 def rollout_decay(schedule: float, step: int) -> float:
-    """How much of the rollout policy is kept after optimizer step `step`: ρ in θ_old <- ρ θ_old + (1 - ρ) θ.
-
-    A schedule between 0 and 1 is a constant ρ. 0, 1 and 2 are DiffusionNFT's: 0 is always on-policy, 1 ramps to 0.5
-    over 500 steps, 2 (OCR) is on-policy for 75 steps and then ramps to 0.999.
-    """
-    if schedule == 0 or 0 < schedule < 1:
-        return schedule
-    if schedule == 1:
-        return min(0.001 * step, 0.5)
-    if schedule == 2:
-        return 0.0 if step < 75 else min(0.0075 * (step - 75), 0.999)
-    raise ValueError(f"unknown rollout decay schedule {schedule}; use 0, 1, 2, or a constant between 0 and 1")
+    """ρ of the rollout policy after optimizer step `step`, by a recipe's number; see `decay.decay_of`."""
+    return decay_of(schedule)(step)
 
 
 def average_decay(step: int, longest: float) -> float:
@@ -56,6 +47,8 @@ class Policy:
         lora_alpha: scale of the adapters; they add alpha / rank · B A.
         targets: endings of the names of the layers that get adapters.
         seed: of the adapters' first factor, a Gaussian; the second starts at zero.
+        slow: roles of further slow copies.
+        critic: a head that is trained with the learner.
     """
 
     def __init__(
@@ -66,8 +59,11 @@ class Policy:
         lora_alpha: float = 64,
         targets: tuple[str, ...] = LORA_TARGETS["attention"],
         seed: int = 0,
+        slow: Iterable[Role] = (),
+        critic: nn.Module | None = None,
     ) -> None:
-        self.transformer = transformer
+        self.transformer, self.critic = transformer, critic
+        self.roles = (*ADAPTERS, *slow)
         self.is_lora = lora_rank > 0
         self._scale = lora_alpha / lora_rank if self.is_lora else 1.0
         transformer.requires_grad_(False)
@@ -80,27 +76,27 @@ class Policy:
             with torch.random.fork_rng(), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Already found a `peft_config`")  # three adapters are meant
                 torch.manual_seed(seed)
-                for role in ADAPTERS:
+                for role in self.roles:
                     transformer.add_adapter(config, adapter_name=role)  # type: ignore[operator]
             named = dict(transformer.named_parameters())
             for name, parameter in named.items():
-                if any(f".{role}." in name for role in ADAPTERS):
+                if any(f".{role}." in name for role in self.roles):
                     parameter.data = parameter.data.float()  # steps are too small for half precision
             self.names = [name for name in named if ".learner." in name]
             self.weights = {
-                role: [named[name.replace(".learner.", f".{role}.")] for name in self.names] for role in ADAPTERS
+                role: [named[name.replace(".learner.", f".{role}.")] for name in self.names] for role in self.roles
             }
             # found once: diffusers' own switches walk through every module of the network
             self._layers = [module for module in transformer.modules() if isinstance(module, BaseTunerLayer)]
             self._activate("learner")
         else:
-            for role in ("rollout", "average", "reference"):
+            for role in (*self.roles[1:], "reference"):
                 self._modules[role] = copy.deepcopy(transformer)
             self._modules["learner"] = transformer.requires_grad_(True)
             self.names = [name for name, _ in transformer.named_parameters()]
-            self.weights = {role: list(self._modules[role].parameters()) for role in ADAPTERS}
-        for role in ("rollout", "average"):
-            self._blend(role, 0.0)
+            self.weights = {role: list(self._modules[role].parameters()) for role in self.roles}
+        for role in self.roles[1:]:
+            self.update(role, 0.0)
 
     def __str__(self) -> str:
         count = sum(weight.numel() for weight in self.parameters)
@@ -111,8 +107,14 @@ class Policy:
 
     @property
     def parameters(self) -> list[Tensor]:
-        """The learner's trainable parameters."""
-        return self.weights["learner"]
+        """What the optimizer trains: the learner's parameters, and those of the critic."""
+        return [*self.weights["learner"], *(self.critic.parameters() if self.critic is not None else ())]
+
+    @property
+    def parameter_names(self) -> list[str]:
+        """Of `parameters`, in their order."""
+        critic = [] if self.critic is None else [f"critic.{name}" for name, _ in self.critic.named_parameters()]
+        return [*self.names, *critic]
 
     @contextmanager
     def acting_as(self, role: Role) -> Iterator[nn.Module]:
@@ -133,20 +135,13 @@ class Policy:
                 layer.set_adapter(role)
         for parameter in self.weights["learner"]:
             parameter.requires_grad_(role == "learner")
-        for other in ("rollout", "average"):
+        for other in self.roles[1:]:
             for parameter in self.weights[other]:
                 parameter.requires_grad_(False)
 
-    def update_rollout(self, decay: float) -> None:
-        """θ_old <- decay θ_old + (1 - decay) θ."""
-        self._blend("rollout", decay)
-
-    def update_average(self, decay: float) -> None:
-        """The same for the evaluation average."""
-        self._blend("average", decay)
-
     @torch.no_grad()
-    def _blend(self, role: Role, decay: float) -> None:
+    def update(self, role: Role, decay: float) -> None:
+        """θ_role <- decay θ_role + (1 - decay) θ."""
         if decay == 0:
             torch._foreach_copy_(self.weights[role], self.weights["learner"])
         else:
@@ -154,7 +149,8 @@ class Policy:
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         """The weights of every trained role, by role and parameter name."""
-        return {role: dict(zip(self.names, self.weights[role], strict=True)) for role in ADAPTERS}
+        critic = {} if self.critic is None else {"critic": dict(self.critic.state_dict())}
+        return {role: dict(zip(self.names, self.weights[role], strict=True)) for role in self.roles} | critic
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -163,14 +159,15 @@ class Policy:
         Raises:
             ConfigError: it holds other weights than this policy has.
         """
-        for role in ADAPTERS:
-            wrong = sorted({*state[role]} ^ {*self.names})
+        for role, weights in self.state().items():
+            wrong = sorted({*state.get(role, {})} ^ {*weights})
             if wrong:
                 raise ConfigError(
                     f"the checkpoint's weights are not those of this policy: {len(wrong)} names differ, such as "
-                    f"{wrong[0]}; continue the run with the policy.lora_targets and model.path that it began with"
+                    f"{wrong[0]}; continue the run with the policy.lora_targets, model.path and objective that it "
+                    "began with"
                 )
-            torch._foreach_copy_(self.weights[role], [state[role][name] for name in self.names])
+            torch._foreach_copy_(list(weights.values()), [state[role][name] for name in weights])
 
     def lora_state_dict(self, role: Role = "average") -> dict[str, Tensor]:
         """One role's adapter in peft's layout, as diffusers' `save_lora_weights` takes it.

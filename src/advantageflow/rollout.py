@@ -1,29 +1,33 @@
-"""From prompts to samples: the rollout policy draws K images for each of L prompts."""
+"""From prompts to samples: a policy draws K images for each of L prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from advantageflow.models.base import Conditioning, FlowModel
 from advantageflow.seeding import Stream, noise
-from advantageflow.solvers import ODE_SOLVERS, Velocity, flow_sde_step
+from advantageflow.solvers import ODE_SOLVERS
+from advantageflow.walk_plan import Plan
+from advantageflow.walks import Edges, walk
 
 
 @dataclass(frozen=True)
-class Samples:
-    """Clean latents x0 [batch, ...]; after an SDE also its states and the log-probabilities of its transitions.
-
-    states: [steps + 1, batch, ...], log_probs: [steps, batch], both None after an ODE.
-    """
+class Rollout:
+    """Clean latents x0 [images, ...], and the recorded transitions that led to them, where a plan keeps any."""
 
     x0: Tensor
-    states: Tensor | None = None
-    log_probs: Tensor | None = None
+    edges: Edges | None = None
+
+    @staticmethod
+    def join(batches: Sequence[Rollout]) -> Rollout:
+        """Several batches as one."""
+        x0 = torch.cat([batch.x0 for batch in batches])
+        edges = [batch.edges for batch in batches if batch.edges is not None]
+        return Rollout(x0, Edges.join(edges, [len(batch.x0) for batch in batches]) if edges else None)
 
 
 def sample_batches(
@@ -35,56 +39,48 @@ def sample_batches(
     address: tuple[int, ...],
     num_inference_steps: int,
     solver: str,
-    noise_level: float = 0.0,
+    plan: Plan | None = None,
     guidance_scale: float = 1.0,
     negative_prompt: str = "",
     batch_size: int = 64,
     first: int = 0,
-) -> Iterator[Samples]:
+) -> Iterator[Rollout]:
     """Draw one sample per prompt, a batch at a time.
 
     Sample i starts from noise that is addressed by (stream, *address, first + i); the batch size does not change it.
+    Of a plan with splits the samples of one tree, which start from one noise, are never in two batches, and their
+    prompts must be equal.
+
+    Args:
+        solver: of the ODE, or with a plan the kind of its steps with noise.
+        plan: noise, splits and what is recorded; None for the solver alone.
     """
     sigmas = model.sigmas(num_inference_steps)
     empty = model.encode([negative_prompt]) if guidance_scale != 1.0 else None
-    for start in range(0, len(prompts), batch_size):
-        indices = list(range(start, min(start + batch_size, len(prompts))))
-        conditioning = model.encode([prompts[i] for i in indices])
+    leaves = plan.leaves if plan else 1
+    roots, size = prompts[::leaves], max(batch_size // leaves, 1)
+    for start in range(0, len(roots), size):
+        chosen, encoded = roots[start : start + size], dict[int, Conditioning]()
 
-        def velocity(x_t: Tensor, t: Tensor, conditioning: Conditioning = conditioning) -> Tensor:
-            return model.velocity(transformer, x_t, t, conditioning, guidance_scale=guidance_scale, empty_prompt=empty)
+        def velocity(
+            x_t: Tensor, t: Tensor, chosen: list[str] = chosen, encoded: dict[int, Conditioning] = encoded
+        ) -> Tensor:
+            nodes = len(x_t) // len(chosen)
+            if nodes not in encoded:
+                encoded[nodes] = model.encode([prompt for prompt in chosen for _ in range(nodes)])
+            return model.velocity(
+                transformer, x_t, t, encoded[nodes], guidance_scale=guidance_scale, empty_prompt=empty
+            )
 
-        def fresh(draw: int, indices: list[int] = indices) -> Tensor:
-            numbers = [first + i for i in indices]
+        def fresh(draw: int, nodes: int, count: int = len(chosen), start: int = start) -> Tensor:
+            """Noise of all nodes, addressed by their number among all nodes of the same step."""
+            begin = (first // leaves + start) * (nodes // count)
+            numbers = list(range(begin, begin + nodes))
             return noise(model.latent_shape, stream, (*address, draw), numbers).to(model.device)
 
         with torch.no_grad():
-            if solver in ODE_SOLVERS:
-                batch = Samples(ODE_SOLVERS[solver](velocity, fresh(0), sigmas))
+            x = fresh(0, len(chosen))
+            if plan is None:
+                yield Rollout(ODE_SOLVERS[solver](velocity, x, sigmas))
             else:
-                batch = _sample_sde(velocity, fresh, sigmas, noise_level)
-        yield batch
-
-
-def _sample_sde(velocity: Velocity, fresh: Callable[[int], Tensor], sigmas: Tensor, noise_level: float) -> Samples:
-    x = fresh(0)
-    states, log_probs = [x], []
-    for step, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
-        x, _, _, log_prob = flow_sde_step(
-            velocity(x, sigma), x, sigma, sigma_next, noise_level=noise_level, noise=fresh(1 + step)
-        )
-        states.append(x)
-        log_probs.append(log_prob)
-    return Samples(x, torch.stack(states), torch.stack(log_probs))
-
-
-def join(batches: list[Samples]) -> Samples:
-    """Batches of samples as one."""
-    x0 = torch.cat([batch.x0 for batch in batches])
-    if batches[0].states is None:
-        return Samples(x0)
-    return Samples(
-        x0,
-        torch.cat([batch.states for batch in batches if batch.states is not None], dim=1),
-        torch.cat([batch.log_probs for batch in batches if batch.log_probs is not None], dim=1),
-    )
+                yield Rollout(*walk(velocity, x, sigmas, plan, solver, lambda step, nodes: fresh(1 + step, nodes)))

@@ -7,7 +7,9 @@ ODE solvers are called `solver(velocity, x, sigmas, callback=None) -> x`:
     sigmas    decreasing times, float64 [steps + 1], from 1 to 0
     callback  called as callback(step, x) after every step
 
-SDE solvers are single steps, because a reverse-process method needs every transition's log-probability.
+SDE solvers are single steps, called `step(v, x, sigma, sigma_next, level) -> (mean, std)`: a transition is Gaussian,
+and a reverse-process method needs its log-probability. `level` is the strength of the noise; at 0 the mean is Euler's
+step, to the bit. Means are float32 or wider; times are scalars or [batch], 1 >= sigma > sigma_next >= 0.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from advantageflow.flow import like, predict_x0
+from advantageflow.flow import like, predict_noise, predict_x0
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 Callback = Callable[[int, Tensor], None]
@@ -74,7 +76,36 @@ def _log_snr(t: Tensor) -> Tensor:
 
 
 ODE_SOLVERS = {"euler": euler, "heun": heun, "dpm2": dpm2}
-SDE_SOLVERS = ("flow_sde",)
+
+
+def flow_sde(v: Tensor, x: Tensor, sigma: Tensor, sigma_next: Tensor, level: float) -> tuple[Tensor, Tensor]:
+    """Flow-GRPO's SDE (arXiv 2505.05470, eq. 9) with g = level sqrt(σ / (1 - σ)); the paper's level is 0.7."""
+    return _with_flow_marginals(v, x, sigma, sigma_next, flow_sde_diffusion(sigma, sigma_next, level))
+
+
+def dance_sde(v: Tensor, x: Tensor, sigma: Tensor, sigma_next: Tensor, level: float) -> tuple[Tensor, Tensor]:
+    """DanceGRPO's SDE (arXiv 2505.07818) with constant g = level, 0.3 in its code."""
+    return _with_flow_marginals(v, x, sigma, sigma_next, torch.full_like(torch.as_tensor(sigma), level))
+
+
+def memoryless(v: Tensor, x: Tensor, sigma: Tensor, sigma_next: Tensor, level: float) -> tuple[Tensor, Tensor]:
+    """Adjoint Matching's SDE (arXiv 2409.08861) with g = level sqrt(2σ / (1 - σ)): at level 1 x0 forgets its noise.
+
+    1 - σ is kept from 0 by the step's width, as in the paper.
+    """
+    width = sigma - sigma_next
+    return _with_flow_marginals(v, x, sigma, sigma_next, level * torch.sqrt(2 * sigma / (1 - sigma + width)))
+
+
+def cps(v: Tensor, x: Tensor, sigma: Tensor, sigma_next: Tensor, level: float) -> tuple[Tensor, Tensor]:
+    """The coefficients-preserving sampler (arXiv 2509.05952): std = σ' sin(level π/2), and noise power stays σ'²."""
+    return _split_noise(v, x, sigma, sigma_next, sigma_next * math.sin(level * math.pi / 2))
+
+
+def ddim(v: Tensor, x: Tensor, sigma: Tensor, sigma_next: Tensor, level: float) -> tuple[Tensor, Tensor]:
+    """DDIM with η = level (arXiv 2010.02502, eq. 16), α = 1 - σ: std = η σ' sqrt(1 - σ'²(1-σ)² / (σ²(1-σ')²))."""
+    ratio = sigma_next * (1 - sigma) / (sigma * (1 - sigma_next))
+    return _split_noise(v, x, sigma, sigma_next, level * sigma_next * torch.sqrt(1 - ratio**2))
 
 
 def flow_sde_diffusion(sigma: Tensor | float, sigma_next: Tensor | float, noise_level: float) -> Tensor:
@@ -82,6 +113,61 @@ def flow_sde_diffusion(sigma: Tensor | float, sigma_next: Tensor | float, noise_
     sigma = torch.as_tensor(sigma, dtype=torch.float64)
     sigma_next = torch.as_tensor(sigma_next, dtype=torch.float64, device=sigma.device)
     return noise_level * torch.sqrt(sigma / (1 - torch.where(sigma == 1, sigma_next, sigma)))
+
+
+def _with_flow_marginals(v: Tensor, x: Tensor, sigma: Tensor, sigma_next: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """A step of the SDE with diffusion g and the flow's marginals: drift v + g²/(2σ) ε̂, where ε̂ = x + (1 - σ) v.
+
+    mean = x (1 + g²/(2σ) dt) + v (1 + g² (1 - σ)/(2σ)) dt,    std = g sqrt(-dt),    dt = σ' - σ < 0
+    """
+    dt = sigma_next - sigma
+    keep = 1 + g**2 / (2 * sigma) * dt
+    push = (1 + g**2 * (1 - sigma) / (2 * sigma)) * dt
+    return like(keep, x) * x + like(push, x) * v, g * torch.sqrt(-dt)
+
+
+def _split_noise(v: Tensor, x: Tensor, sigma: Tensor, sigma_next: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the next state's noise σ' the part `std` is fresh: mean = (1 - σ') x̂0 + sqrt(σ'² - std²) ε̂."""
+    euler_step = x + like(sigma_next - sigma, x) * v
+    less = torch.sqrt((sigma_next**2 - std**2).clamp(min=0)) - sigma_next
+    return euler_step + like(less, x) * predict_noise(x, v, sigma), std
+
+
+SDEStep = Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+SDE_STEPS: dict[str, SDEStep] = {
+    "flow_sde": flow_sde,
+    "dance_sde": dance_sde,
+    "cps": cps,
+    "ddim": ddim,
+    "memoryless": memoryless,
+}
+
+
+def sde_step(
+    kind: str, v: Tensor, x: Tensor, sigma: Tensor | float, sigma_next: Tensor | float, level: float
+) -> tuple[Tensor, Tensor]:
+    """(mean [batch, ...], std scalar or [batch]) of a transition, in float32 or wider and with float64 times.
+
+    Args:
+        kind: of `SDE_STEPS`.
+        v, x: the velocity and the state [batch, ...].
+        level: of the noise; 0 gives Euler's step and std 0.
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    sigma = torch.as_tensor(sigma, dtype=torch.float64)
+    sigma_next = torch.as_tensor(sigma_next, dtype=torch.float64, device=sigma.device)
+    mean, std = SDE_STEPS[kind](v.to(dtype), x.to(dtype), sigma, sigma_next, level)
+    return mean, std.to(dtype).to(x.device)
+
+
+def gaussian_log_prob(next_x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """log N(next_x; mean, std²) of each sample, [batch]: its *mean* over all other dimensions, as in Flow-GRPO's code.
+
+    Args:
+        std: scalar or [batch], positive.
+    """
+    residual = (next_x.to(mean.dtype) - mean).square().flatten(1).mean(1)
+    return -residual / (2 * std**2) - torch.log(std) - 0.5 * math.log(2 * math.pi)
 
 
 def flow_sde_step(
@@ -94,9 +180,7 @@ def flow_sde_step(
     noise: Tensor | None = None,
     next_x: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One step of the SDE with the flow's marginals (Flow-GRPO, arXiv 2505.05470, eq. 9), in float32 or wider.
-
-        mean = x (1 + s²/(2σ) dt) + v (1 + s² (1 - σ)/(2σ)) dt,    std = s sqrt(-dt),    dt = σ' - σ < 0
+    """`flow_sde` and its log-probability in one call.
 
     Args:
         velocity_value: v(x, σ) [batch, ...].
@@ -107,28 +191,15 @@ def flow_sde_step(
         next_x: a next state whose log-probability is asked for.
 
     Returns:
-        (next_x, mean, std, log_prob): std is a scalar or [batch]; log_prob [batch] is the *mean* over all other
-        dimensions of the Gaussian log-density, as in Flow-GRPO's code.
+        (next_x, mean, std, log_prob): std is a scalar or [batch]; log_prob [batch] as `gaussian_log_prob` has it.
 
     Raises:
         ValueError: both or neither of `noise` and `next_x` are given.
     """
     if (noise is None) == (next_x is None):
         raise ValueError("give flow_sde_step exactly one of `noise` (to sample) and `next_x` (to score)")
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    x, velocity_value = x.to(dtype), velocity_value.to(dtype)
-    sigma = torch.as_tensor(sigma, dtype=torch.float64)
-    sigma_next = torch.as_tensor(sigma_next, dtype=torch.float64, device=sigma.device)
-    dt = sigma_next - sigma
-    diffusion = flow_sde_diffusion(sigma, sigma_next, noise_level)
-    std = diffusion * torch.sqrt(-dt)
-    keep = 1 + diffusion**2 / (2 * sigma) * dt
-    push = (1 + diffusion**2 * (1 - sigma) / (2 * sigma)) * dt
-    mean = like(keep, x) * x + like(push, x) * velocity_value
+    mean, std = sde_step("flow_sde", velocity_value, x, sigma, sigma_next, noise_level)
     if next_x is None:
         assert noise is not None
-        next_x = mean + like(std, x) * noise.to(dtype)
-    residual = (next_x.to(dtype) - mean).square().flatten(1).mean(1)
-    std = std.to(dtype).to(x.device)
-    log_prob = -residual / (2 * std**2) - torch.log(std) - 0.5 * math.log(2 * math.pi)
-    return next_x.to(dtype), mean, std, log_prob
+        next_x = mean + like(std, mean) * noise.to(mean.dtype)
+    return next_x.to(mean.dtype), mean, std, gaussian_log_prob(next_x, mean, std)

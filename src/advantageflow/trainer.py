@@ -4,9 +4,9 @@
 
 The loop departs from the paper in:
     1. an iteration may take several optimizer steps, each on an equal part of its images (`learn.optimizer_steps`);
-    2. an image may be noised at several times in one step (`learn.t_draws`), as in DiffusionNFT's code;
-    3. a reverse-process objective (Flow-GRPO) learns from the recorded SDE transitions instead of noised images;
-    4. an average of the learner's weights is kept for evaluation and export, as in DiffusionNFT's code.
+    2. an image may be noised at several times in one step (`learn.t_draws`), as in the code of arXiv 2509.16117;
+    3. a method of another family learns from what its rollout records instead of noised images (see `learning`);
+    4. an average of the learner's weights is kept for evaluation and export, as in that code.
 """
 
 from __future__ import annotations
@@ -14,34 +14,31 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from advantageflow.advantages import combine_rewards, group_advantages, zero_variance_groups
+from advantageflow.advantages import combine_rewards, zero_variance_groups
 from advantageflow.config import Config, ConfigError
+from advantageflow.decay import decay_of
 from advantageflow.environment import peak_memory
-from advantageflow.errors import NonFiniteError, shown
 from advantageflow.evaluation import Evaluation
 from advantageflow.held_out import HeldOut
 from advantageflow.keeper import Keeper
-from advantageflow.learning import Terms, batches, by_sign, draw_steps, draw_times, forward_terms, reverse_terms
-from advantageflow.metrics import MetricsWriter, learning_metrics, norm_metrics, reward_metrics
+from advantageflow.learner import SIGNS, Learner
+from advantageflow.learning import Scored
+from advantageflow.metrics import MetricsWriter, reward_metrics
 from advantageflow.models.base import FlowModel
-from advantageflow.objectives import OBJECTIVES, FlowGRPO
-from advantageflow.optimizers import build_optimizer, rate, set_rate
-from advantageflow.policy import LORA_TARGETS, Policy, Role, average_decay, rollout_decay
+from advantageflow.objectives.base import Method
+from advantageflow.policy import LORA_TARGETS, Policy, Role
 from advantageflow.progress import Display
 from advantageflow.prompts import PromptSet
 from advantageflow.report.grids import before_and_after, labelled_grid
 from advantageflow.rewards import Reward
 from advantageflow.rewards.scoring import Scorer
-from advantageflow.rollout import Samples, join, sample_batches
+from advantageflow.rollout import Rollout, sample_batches
 from advantageflow.run_directory import RunDirectory
-from advantageflow.seeding import Stream, address_seed, generator
-from advantageflow.soundness import check_step, sizes
+from advantageflow.seeding import Stream, address_seed
 from advantageflow.watch import Watch, constant_rewards_advice
 
 
@@ -74,24 +71,27 @@ class Trainer:
         self.train_prompts = train_prompts
         self.scorer = Scorer(rewards, attempts=config.scoring.attempts, timeout=config.scoring.timeout)
         self.held_out = HeldOut(config, directory, model, held_out_prompts, evaluated, display)
-        self.objective = OBJECTIVES[config.objective.name](**config.objective.model_dump(exclude={"name"}))
-        self.sigmas = model.sigmas(config.rollout.num_inference_steps)
+        self.method: Method = config.objective
+        settings, seed = config.policy, address_seed(Stream.POLICY, config.seed)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            critic = self.method.critic(model.latent_channels)
         self.policy = Policy(
             model.transformer,
-            lora_rank=config.policy.lora_rank,
-            lora_alpha=config.policy.lora_alpha,
-            targets=LORA_TARGETS[config.policy.lora_targets],
-            seed=address_seed(Stream.POLICY, config.seed),
+            lora_rank=settings.lora_rank,
+            lora_alpha=settings.lora_alpha,
+            targets=LORA_TARGETS[settings.lora_targets],
+            seed=seed,
+            slow=self.method.slow,
+            critic=critic.to(model.device) if critic is not None else None,
         )
-        self.optimizer = build_optimizer(config.learn, self.policy.parameters)
-        # half-precision gradients are too small for float16 unless scaled up
-        self.scaler = torch.amp.GradScaler(model.device.type, enabled=model.dtype == torch.float16)
+        self.decays = {"rollout": decay_of(settings.rollout_decay, settings.rollout_every), **self.method.slow}
+        self.learner = Learner(config, model, self.policy, self.method, rewards, display.advance)
         self.iteration = 0
-        self.optimizer_step = 0
         self.before: dict[str, Any] | None = None
         self.evaluation: dict[str, Any] | None = None  # of the weights as they are now
         self.watch = Watch(config.rollout.prompts_per_iteration, config.run.constant_rewards_stop)
-        weights = (self.policy, self.optimizer, self.scaler)
+        weights = (self.policy, self.learner.optimizer, self.learner.scaler)
         self.keeper = Keeper(config, directory, model, *weights, display.warn, provenance or {}, accept_changes)
         self.seconds = {"sampling": 0.0, "scoring": 0.0, "learning": 0.0, "evaluating": 0.0}
         self.stopping = False
@@ -148,26 +148,31 @@ class Trainer:
 
         chosen = self.train_prompts.draw(self.iteration * count, count, config.seed)
         prompts = [self.train_prompts.texts[i] for i in chosen for _ in range(group_size)]
-        group_ids = torch.arange(count).repeat_interleave(group_size)
+        groups = torch.arange(count).repeat_interleave(group_size)
         with self._timed("sampling", len(prompts)):
-            samples = self._roll_out(prompts)
+            rollout = self._roll_out(prompts)
         with self._timed("scoring", len(prompts)):
             scores = self.scorer.results()
         weights = torch.tensor([config.reward_weights[name] for name in scores])
-        rewards = combine_rewards(torch.stack(list(scores.values())), weights, group_ids, config.scoring.combine)
-        advantages = group_advantages(rewards, group_ids, **config.advantage.model_dump())
+        rewards = combine_rewards(torch.stack(list(scores.values())), weights, groups, config.scoring.combine)
+        advantages = self.method.credit(rewards, groups, rollout.edges, config.advantage.model_dump())
+        scored = Scored(prompts, rollout, rewards, groups, advantages, (config.seed, self.iteration))
         with self._timed("learning", len(prompts) * config.learn.t_draws):
-            learned = self._learn(prompts, samples, advantages)
-        self.policy.update_rollout(rollout_decay(config.policy.rollout_decay, self.optimizer_step))
+            probed = self._probe(scored)
+            learned = self.learner.learn(scored)
+        for role, decay in self.decays.items():
+            if (self.iteration + 1) % decay.every == 0:
+                self.policy.update(role, decay(self.learner.optimizer_step))
 
         self.evaluation = None
         row = {
             "iteration": self.iteration,
             **reward_metrics(rewards, scores),
-            "zero_variance_groups": zero_variance_groups(rewards, group_ids),
+            "zero_variance_groups": zero_variance_groups(rewards, groups),
             "advantage/mean": advantages.mean().item(),
-            "diversity": samples.x0.unflatten(0, (count, group_size)).var(1).mean().item(),
+            "diversity": rollout.x0.unflatten(0, (count, group_size)).var(1).mean().item(),
             **learned,
+            **probed,
             **{
                 f"seconds/{stage}": self.seconds[stage] - seconds[stage]
                 for stage in ("sampling", "scoring", "learning")
@@ -177,10 +182,14 @@ class Trainer:
         self.iteration += 1
         return row
 
-    def _roll_out(self, prompts: list[str]) -> Samples:
+    def _roll_out(self, prompts: list[str]) -> Rollout:
         """Draw the iteration's images; each batch is scored while the next is drawn."""
         settings, metadata = self.config.rollout, self.train_prompts.by_text
-        batches: list[Samples] = []
+        plan = self.method.plan(
+            self.iteration, settings.num_inference_steps, settings.noise_level, self.config.learn.transitions
+        )
+        batches: list[Rollout] = []
+        start = 0
         with self.policy.acting_as("rollout") as transformer:
             for batch in sample_batches(
                 self.model,
@@ -190,94 +199,23 @@ class Trainer:
                 address=(self.config.seed, self.iteration),
                 num_inference_steps=settings.num_inference_steps,
                 solver=settings.solver,
-                noise_level=settings.noise_level,
+                plan=plan,
                 guidance_scale=settings.guidance_scale,
                 batch_size=settings.batch_size,
             ):
-                start = len(batches) * settings.batch_size
                 batches.append(batch)
-                drawn = prompts[start : start + settings.batch_size]
+                drawn = prompts[start : start + len(batch.x0)]
+                start += len(drawn)
                 self.scorer.submit(self.model.decode(batch.x0).cpu(), drawn, [metadata[prompt] for prompt in drawn])
-                self.display.advance(len(batch.x0))
-        return join(batches)
+                self.display.advance(len(drawn))
+        return Rollout.join(batches)
 
-    def _learn(self, prompts: list[str], samples: Samples, advantages: Tensor) -> dict[str, float | None]:
-        """Take the iteration's optimizer steps, each on the mean loss of its part of the images."""
-        learn, address = self.config.learn, (self.config.seed, self.iteration)
-        order = torch.randperm(len(prompts), generator=generator(Stream.ORDER, *address)).tolist()
-        terms_of = self._terms_of(prompts, samples, advantages)
-        found: list[Terms] = []
-        norms: dict[str, list[float]] = {"all": [], "positive": [], "negative": [], "zero": []}
-        for part in range(learn.optimizer_steps):
-            images = order[part :: learn.optimizer_steps]
-            self.optimizer.zero_grad()
-            set_rate(
-                self.optimizer, rate(learn, self.optimizer_step, self.config.run.iterations * learn.optimizer_steps)
-            )
-            for sign, chosen in by_sign(images, advantages).items():
-                before = self._gradient()
-                cases = [(image, draw) for draw in range(learn.t_draws) for image in chosen]
-                for batch in batches(cases, learn.batch_size):
-                    terms = terms_of(batch)
-                    found.append(terms.detached())
-                    self._backward(terms, len(images) * learn.t_draws, prompts)
-                if chosen and before:
-                    added = [now - then for now, then in zip(self._gradient(), before, strict=True)]
-                    norms[sign].append(torch.nn.utils.get_total_norm(added).item() / self.scaler.get_scale())
-            self.scaler.unscale_(self.optimizer)
-            norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters, learn.max_grad_norm, foreach=True)
-            if torch.isfinite(norm):
-                norms["all"].append(norm.item())
-            elif not self.scaler.is_enabled():
-                raise NonFiniteError(f"the gradient norm is {norm.item()} in iteration {self.iteration}")
-            sizes_before = sizes(self.policy.parameters)
-            self.scaler.step(self.optimizer)  # skipped where the scale was too large; it is then lowered
-            check_step(sizes_before, self.policy.parameters, self.policy.names, self.iteration)
-            self.scaler.update()
-            self.optimizer_step += 1
-            self.policy.update_average(average_decay(self.optimizer_step, self.config.policy.average_decay))
-        return {
-            **learning_metrics(found, advantages),
-            **norm_metrics(norms),
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "skipped_steps": learn.optimizer_steps - len(norms["all"]),
-        }
-
-    def _backward(self, terms: Terms, count: int, prompts: list[str]) -> None:
-        """Add the gradient of a batch's share in the mean loss over `count` cases."""
-        loss = torch.stack(list(terms.terms.values())).sum(0)
-        self._check(loss, terms, prompts)
-        self.scaler.scale(loss.sum() / count).backward()
-        self.display.advance(len(loss))
-
-    def _gradient(self) -> list[Tensor]:
-        """A copy of the adapter's gradient so far; empty where all weights are trained, since it would be as large."""
-        if not self.policy.is_lora:
-            return []
-        return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in self.policy.parameters]
-
-    def _terms_of(self, prompts: list[str], samples: Samples, advantages: Tensor) -> Any:
-        """What the objective sees of a batch of cases: fresh noise, or recorded transitions."""
-        learn, address = self.config.learn, (self.config.seed, self.iteration)
-        if isinstance(self.objective, FlowGRPO):
-            transitions = min(learn.transitions or len(self.sigmas), len(self.sigmas) - 2)
-            steps = draw_steps(len(prompts), learn.t_draws, transitions, address)
-            noise_level = self.config.rollout.noise_level
-            see = partial(reverse_terms, steps=steps, noise_level=noise_level, sigmas=self.sigmas)
-            return lambda cases: see(self.model, self.policy, self.objective, samples, prompts, advantages, cases)
-        times = draw_times(learn.t_distribution, len(prompts), learn.t_draws, self.sigmas, address)
-        renoise = partial(forward_terms, times=times, address=address)
-        return lambda cases: renoise(self.model, self.policy, self.objective, samples, prompts, advantages, cases)
-
-    def _check(self, loss: Tensor, terms: Terms, prompts: list[str]) -> None:
-        bad = (~torch.isfinite(loss.detach())).nonzero().flatten().tolist()
-        if bad:
-            image = terms.images[bad[0]]
-            values = {name: value[bad[0]].item() for name, value in terms.terms.items()}
-            raise NonFiniteError(
-                f"the loss of sample {image} (prompt {shown(prompts[image])}) is {loss[bad[0]].item()} in iteration "
-                f"{self.iteration}: {values}; lower learn.learning_rate, then continue from the last checkpoint"
-            )
+    def _probe(self, scored: Scored) -> dict[str, float | None]:
+        """Gradient norms by the advantage's sign, every so many iterations; in between there are none."""
+        every = self.config.run.probe_every
+        if every and self.iteration % every == 0:
+            return self.learner.probe(scored)
+        return {f"grad_norm/{sign}_advantage": None for sign in SIGNS}
 
     def _evaluate(self, role: Role, shown: bool = False) -> Evaluation:
         """Of the held-out prompts, or of those whose pictures are shown."""
@@ -331,7 +269,7 @@ class Trainer:
     def _save(self) -> None:
         record = {
             "iteration": self.iteration,
-            "optimizer_step": self.optimizer_step,
+            "optimizer_step": self.learner.optimizer_step,
             "before": self.before,
             "evaluation": self.evaluation,
             "seconds": self.seconds,
@@ -341,7 +279,7 @@ class Trainer:
     def _resume(self) -> None:
         record = self.keeper.resume()
         if record is not None:
-            self.iteration, self.optimizer_step = record["iteration"], record["optimizer_step"]
+            self.iteration, self.learner.optimizer_step = record["iteration"], record["optimizer_step"]
             self.before, self.evaluation = record["before"], record.get("evaluation")
             self.seconds = record["seconds"]
             self.display.resumed(self.iteration)

@@ -5,6 +5,7 @@ import torch
 
 from advantageflow.flow import interpolate, predict_x0
 from advantageflow.objectives import AdvantageFlow, DiffusionNFT
+from advantageflow.objectives.base import Noised
 
 BATCH = 7
 
@@ -38,6 +39,10 @@ class Case:
         velocity = (self.velocity if velocity is None else velocity).detach().requires_grad_()
         (gradient,) = torch.autograd.grad(self.loss(objective, velocity, advantage).sum(), velocity)
         return gradient
+
+    def seen(self, velocity):
+        predictions = {"learner": velocity, "rollout": self.rollout, "reference": self.reference}
+        return Noised(predictions, self.x0, self.x_t, self.t, self.advantage)
 
     def x0_of(self, velocity):
         return predict_x0(self.x_t, velocity, self.t)
@@ -151,15 +156,7 @@ def test_convexity():
 
 def test_at_the_rollout_policy_the_rollout_term_is_exactly_zero(case):
     for gamma in (1.1, "1-A"):
-        terms = AdvantageFlow(gamma=gamma).terms(
-            case.rollout,
-            case.rollout,
-            case.reference,
-            x0=case.x0,
-            x_t=case.x_t,
-            t=case.t,
-            advantage=case.advantage,
-        )
+        terms = AdvantageFlow(gamma=gamma).terms(case.seen(case.rollout))
         assert torch.equal(terms["rollout"], torch.zeros(BATCH, dtype=torch.float64))
 
 
@@ -211,9 +208,7 @@ def test_the_reference_term_keeps_its_gradient_in_half_precision(objective):
     """The official code loses it: its square and mean are float16 (v - v_ref below 0.25 flushes to zero)."""
     case = Case(dtype=torch.float16)
     velocity = (case.reference + 0.01).detach().requires_grad_()
-    terms = objective.terms(
-        velocity, case.rollout, case.reference, x0=case.x0, x_t=case.x_t, t=case.t, advantage=case.advantage
-    )
+    terms = objective.terms(case.seen(velocity))
     (gradient,) = torch.autograd.grad(65536 * terms["reference"].mean(), velocity)
     assert (gradient != 0).all()
 

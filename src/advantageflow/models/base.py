@@ -18,6 +18,7 @@ from diffusers import AutoencoderKL
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from advantageflow import flow
 from advantageflow.adapters import (
     Adapter,
     attach,
@@ -51,6 +52,8 @@ class FlowModel(ABC):
     transformer_class: ClassVar[Any]
     text_encoders: ClassVar[tuple[str, ...]]
     guides_in_one_call = False  # as the family's pipeline does it, to the bit
+    predicts: flow.Predicts = "velocity"  # what `predict` returns, and on which path
+    path: flow.Path = flow.RECTIFIED
 
     def __init__(self, pipeline: Any, settings: ModelSettings | None = None) -> None:
         self.settings = settings or ModelSettings()
@@ -236,7 +239,7 @@ class FlowModel(ABC):
 
     @abstractmethod
     def predict(self, transformer: nn.Module, x_t: Tensor, timestep: Tensor, prompt: Conditioning) -> Tensor:
-        """One call of the transformer: the velocity [batch, ...]; `timestep` is 1000 t, float32 [batch]."""
+        """One call of the transformer: what it `predicts` [batch, ...]; `timestep` is 1000 t, float32 [batch]."""
 
     def guide(self, without: Tensor, conditioned: Tensor, scale: float) -> Tensor:
         """Classifier-free guidance."""
@@ -257,6 +260,18 @@ class FlowModel(ABC):
         With guidance, v(empty) + scale (v(prompt) - v(empty)); 1 is no guidance and costs half. Latents and the result
         are float32, whatever the precision of the network.
         """
+        predicted = self._guided(transformer, x_t, t, prompt, guidance_scale, empty_prompt)
+        return self.path.velocity_of(self.predicts, predicted, x_t, t)
+
+    def _guided(
+        self,
+        transformer: nn.Module,
+        x_t: Tensor,
+        t: Tensor,
+        prompt: Conditioning,
+        guidance_scale: float,
+        empty_prompt: Conditioning | None,
+    ) -> Tensor:
         timestep = (t * 1000).to(torch.float32).to(x_t.device).expand(len(x_t))
         if guidance_scale == 1.0 or empty_prompt is None:
             return self._predict(transformer, x_t, timestep, prompt)
@@ -288,6 +303,10 @@ class FlowModel(ABC):
         Raises:
             NonFiniteError: a picture is NaN or infinite, so that no reward, grid or file ever has one.
         """
+        return self.decode_with_gradient(latents)
+
+    def decode_with_gradient(self, latents: Tensor) -> Tensor:
+        """`decode`, differentiable where a latent has a gradient."""
         with self._awake(self.pipeline.vae):
             images = self.decode_latents(latents)
         finite = torch.isfinite(images.flatten(1)).all(1)  # before the clamp, which makes 1 of infinity

@@ -1,14 +1,65 @@
-"""Objectives: pure functions of tensors, one file per method, known to no model and no optimizer.
+"""Objectives: one file per method, and this folder is their registry.
 
-A forward-process objective sees velocities at freshly noised images; a reverse-process objective sees the
-log-probabilities of a recorded SDE trajectory. `family` says which, and the trainer provides it.
+`objectives/flow_grpo.py` is `objective=flow-grpo`; whoever adds a file adds a method. A method is the one public subclass
+of `base.Method` that its file defines, known to no model and no optimizer; see `base`.
 """
 
-from advantageflow.objectives.advantageflow import AdvantageFlow
-from advantageflow.objectives.diffusion_nft import DiffusionNFT
-from advantageflow.objectives.flow_grpo import FlowGRPO
+from __future__ import annotations
 
-# By the name that recipes use.
-OBJECTIVES = {"advantageflow": AdvantageFlow, "nft": DiffusionNFT, "flow-grpo": FlowGRPO}
+import importlib
+import pkgutil
+from typing import Any
 
-__all__ = ["OBJECTIVES", "AdvantageFlow", "DiffusionNFT", "FlowGRPO"]
+from advantageflow.objectives.base import Method
+
+
+def names() -> list[str]:
+    """Every method's name, as recipes write it."""
+    modules = (module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(name.replace("_", "-") for name in modules if name != "base" and not name.startswith("_"))
+
+
+def find(name: str) -> type[Method] | None:
+    """The class of a method by its name, by an alias, or as package.module:Class; None if there is none.
+
+    Raises:
+        ImportError, TypeError: a stranger's class cannot be imported, or is no method.
+    """
+    if ":" in name:
+        module, _, attribute = name.partition(":")
+        found = getattr(importlib.import_module(module), attribute, None)
+        if not (isinstance(found, type) and issubclass(found, Method)):
+            raise TypeError(f"{name} is no class that derives from advantageflow.objectives.base.Method")
+        return found
+    if name in names():
+        return _method_of(name)
+    return next((method for method in all_methods() if name in method.aliases), None)
+
+
+def all_methods() -> list[type[Method]]:
+    """The class of every method in this folder."""
+    return [_method_of(name) for name in names()]
+
+
+def _method_of(name: str) -> type[Method]:
+    module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+    found = [
+        value
+        for key, value in vars(module).items()
+        if isinstance(value, type)
+        and issubclass(value, Method)
+        and value.__module__ == module.__name__
+        and not key.startswith("_")
+    ]
+    if len(found) != 1:
+        raise TypeError(f"{module.__file__} defines {len(found)} methods; one file is one method")
+    return found[0]
+
+
+def __getattr__(name: str) -> Any:
+    """Any method's class by its own name."""
+    if name[:1].isupper():
+        for method in all_methods():
+            if method.__name__ == name:
+                return method
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

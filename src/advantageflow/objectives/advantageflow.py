@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from torch import Tensor
+from advantageflow.objectives.base import Forward, Noised, NonNegative, Positive, Real, error_scale, mean_square
 
-from advantageflow.flow import predict_x0
-from advantageflow.objectives.forward import ForwardObjective, full_precision, mean_square
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
-class AdvantageFlow(ForwardObjective):
+class AdvantageFlow(Forward):
     """Advantage-weighted prediction of a clean image, pulled towards the rollout policy and the base model.
 
         loss = β A ‖f_θ - x0‖² + γ ‖f_θ - f_old‖² + λ ‖f_θ - f_ref‖²,        f = x_t - t v
@@ -31,14 +31,28 @@ class AdvantageFlow(ForwardObjective):
         - `adaptive_scale`, which is not in the paper; off by default.
     """
 
-    gamma: float | Literal["1-A"] = 1.1
-    beta: float = 1.0
-    reference_weight: float = 1e-3
+    title: ClassVar[str] = "AdvantageFlow"
+    paper: ClassVar[str] = "arXiv 2605.26013"
+    short: ClassVar[str] = "gamma"
+    defaults: ClassVar[dict[str, Any]] = {
+        "advantage.normalize": "centered_rms",
+        "advantage.clip": 1.0,
+        "rollout.solver": "dpm2",
+        "policy.rollout_decay": 1,
+    }
+
+    gamma: Real | Literal["1-A"] = 1.1
+    beta: Positive = 1.0
+    reference_weight: NonNegative = 1e-3
     adaptive_scale: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.gamma, str) and self.gamma != "1-A":
             raise ValueError(f'gamma is {self.gamma!r}; use a number or "1-A"')
+
+    @property
+    def sees(self) -> frozenset[str]:
+        return frozenset({"rollout"} if self.gamma != 0 else ()) | ({"reference"} if self.reference_weight else set())
 
     def rollout_weight(self, advantage: Tensor) -> Tensor | float:
         """γ of each sample."""
@@ -48,30 +62,11 @@ class AdvantageFlow(ForwardObjective):
         """βA + γ + λ of each sample; the loss is strictly convex where it is positive (eq. 7)."""
         return self.beta * advantage + self.rollout_weight(advantage) + self.reference_weight
 
-    def terms(
-        self,
-        velocity: Tensor,
-        rollout_velocity: Tensor,
-        reference_velocity: Tensor,
-        *,
-        x0: Tensor,
-        x_t: Tensor,
-        t: Tensor,
-        advantage: Tensor,
-    ) -> dict[str, Tensor]:
-        velocity, rollout_velocity, reference_velocity, x0, x_t = full_precision(
-            velocity, rollout_velocity.detach(), reference_velocity.detach(), x0, x_t
-        )
-        advantage = advantage.to(velocity.dtype)
-        f = predict_x0(x_t, velocity, t)
-        f_old = predict_x0(x_t, rollout_velocity, t)
-        f_ref = predict_x0(x_t, reference_velocity, t)
-
-        scale: Tensor | float = 1.0
-        if self.adaptive_scale:
-            scale = (f - x0).detach().abs().flatten(1).mean(1).clamp(min=1e-5)
-        return {
-            "data": self.beta * advantage * mean_square(f - x0) / scale,
-            "rollout": self.rollout_weight(advantage) * mean_square(f - f_old) / scale,
-            "reference": self.reference_weight * mean_square(f - f_ref) / scale,
-        }
+    def terms(self, seen: Noised) -> dict[str, Tensor]:
+        scale: Tensor | float = error_scale(seen.f - seen.x0) if self.adaptive_scale else 1.0
+        found = {"data": self.beta * seen.advantage * mean_square(seen.f - seen.x0) / scale}
+        if "rollout" in self.sees:
+            found["rollout"] = self.rollout_weight(seen.advantage) * mean_square(seen.f - seen.f_old) / scale
+        if "reference" in self.sees:
+            found["reference"] = self.reference_weight * mean_square(seen.f - seen.f_ref) / scale
+        return found

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import Tensor
+from advantageflow.objectives.base import Forward, Noised, NonNegative, Positive, error_scale, mean_square
 
-from advantageflow.flow import predict_x0
-from advantageflow.objectives.forward import ForwardObjective, full_precision, mean_square
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
-class DiffusionNFT(ForwardObjective):
+class DiffusionNFT(Forward):
     """Fit a positive policy to good images and a negative one to bad images, both tied to the learner.
 
         v± = v_old ± β (v_θ - v_old)        f± = x_t - t v±        w± = max(mean |f± - x0|, 1e-5), held constant
@@ -32,37 +33,39 @@ class DiffusionNFT(ForwardObjective):
     term underflows in half precision); and from the paper in all that its code departs in: c/β, w± and λ.
     """
 
-    beta: float = 1.0
-    reference_weight: float = 1e-4
-    advantage_clip: float = 5.0
+    title: ClassVar[str] = "DiffusionNFT"
+    paper: ClassVar[str] = "arXiv 2509.16117"
+    aliases: ClassVar[tuple[str, ...]] = ("nft",)
+    short: ClassVar[str] = "beta"
+    defaults: ClassVar[dict[str, Any]] = {
+        "advantage.normalize": "raw_std",
+        "advantage.clip": 5.0,
+        "rollout.solver": "dpm2",
+        "policy.rollout_decay": 1,
+    }
+
+    beta: Positive = 1.0
+    reference_weight: NonNegative = 1e-4
+    advantage_clip: Positive = 5.0
     adaptive_scale: bool = True
 
-    def terms(
-        self,
-        velocity: Tensor,
-        rollout_velocity: Tensor,
-        reference_velocity: Tensor,
-        *,
-        x0: Tensor,
-        x_t: Tensor,
-        t: Tensor,
-        advantage: Tensor,
-    ) -> dict[str, Tensor]:
-        velocity, rollout_velocity, reference_velocity, x0, x_t = full_precision(
-            velocity, rollout_velocity.detach(), reference_velocity.detach(), x0, x_t
-        )
+    @property
+    def sees(self) -> frozenset[str]:
+        return frozenset({"rollout", "reference"} if self.reference_weight else {"rollout"})
+
+    def terms(self, seen: Noised) -> dict[str, Tensor]:
         clip = self.advantage_clip
-        optimality = advantage.to(velocity.dtype).clamp(-clip, clip) / (2 * clip) + 0.5
-        step = self.beta * (velocity - rollout_velocity)
-        positive = predict_x0(x_t, rollout_velocity + step, t) - x0
-        negative = predict_x0(x_t, rollout_velocity - step, t) - x0
-        return {
+        optimality = seen.advantage.clamp(-clip, clip) / (2 * clip) + 0.5
+        step = self.beta * (seen.v - seen.v_old)
+        positive = seen.path.predict_x0(seen.x_t, seen.v_old + step, seen.t) - seen.x0
+        negative = seen.path.predict_x0(seen.x_t, seen.v_old - step, seen.t) - seen.x0
+        found = {
             "positive": clip / self.beta * optimality * self._scaled(positive),
             "negative": clip / self.beta * (1 - optimality) * self._scaled(negative),
-            "reference": self.reference_weight * mean_square(velocity - reference_velocity),
         }
+        if "reference" in self.sees:
+            found["reference"] = self.reference_weight * mean_square(seen.v - seen.v_ref)
+        return found
 
     def _scaled(self, error: Tensor) -> Tensor:
-        if not self.adaptive_scale:
-            return mean_square(error)
-        return mean_square(error) / error.detach().abs().flatten(1).mean(1).clamp(min=1e-5)
+        return mean_square(error) / (error_scale(error) if self.adaptive_scale else 1.0)

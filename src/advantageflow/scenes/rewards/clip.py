@@ -156,6 +156,12 @@ class LearnedReward:
         batches = zip(images.split(SCORING_BATCH), tokenize(prompts).split(SCORING_BATCH), strict=True)
         return [score for batch in batches for score in self.network(*batch).tolist()]
 
+    def with_gradient(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """The same, [batch], differentiable with respect to the images."""
+        check_images(images, prompts)
+        found: Tensor = self.network(images.cpu(), tokenize(prompts))
+        return found
+
 
 class SceneCLIP(LearnedReward):
     """The reward `scenes_clip`: the cosine of image and prompt, in [-1, 1]."""

@@ -1,0 +1,75 @@
+"""Forward-process methods: images noised afresh.
+
+Times and advantages are float64 and stay on the CPU until they are cast, since not every device has float64.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from advantageflow.flow import draw_t
+from advantageflow.learning.base import Case, Family, Terms
+from advantageflow.objectives.base import Noised
+from advantageflow.seeding import Stream, generator, noise
+
+
+class ForwardFamily(Family):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        sigmas = self.model.sigmas(self.config.rollout.num_inference_steps)
+        firsts = [self._addressed_by(image) for image in range(len(self.scored.prompts))]
+        self._times = draw_times(
+            self.config.learn.t_distribution, firsts, self.config.learn.t_draws, sigmas, self.scored.address
+        )
+
+    def _addressed_by(self, image: int) -> int:
+        """The image whose address gives the times: of a coupled group its first."""
+        size = self.config.rollout.images_per_prompt
+        return image // size * size if self.method.whole_groups else image
+
+    def cases(self, images: list[int]) -> list[Case]:
+        return [(image, draw) for draw in range(self.config.learn.t_draws) for image in images]
+
+    def look(self, cases: list[Case], step: int) -> Terms:
+        """Noise the cases' images and compare the predictions of all roles there."""
+        scored, model = self.scored, self.model
+        images, draws = [image for image, _ in cases], self.config.learn.t_draws
+        x0 = scored.rollout.x0[images]
+        fresh = torch.cat(
+            [noise(model.latent_shape, Stream.LEARN, (*scored.address, image), [draw]) for image, draw in cases]
+        ).to(model.device)
+        t = self._times[images, [draw for _, draw in cases]]
+        x_t = model.path.interpolate(x0, fresh, t)
+        velocities = self._predictions(x_t, t, [scored.prompts[image] for image in images])
+        critic = self.policy.critic
+        seen = Noised(
+            velocities,
+            x0,
+            x_t,
+            t,
+            scored.advantages[images].float().to(model.device),
+            noise=fresh,
+            reward=scored.rewards[images].float().to(model.device),
+            group=torch.tensor(
+                [int(scored.groups[image]) * draws + draw for image, draw in cases], device=model.device
+            ),
+            value=critic(x_t, t.float().to(model.device)) if critic is not None else None,
+            step=step,
+            path=model.path,
+        )
+        return self._terms(self.method.terms(seen), velocities, scored.advantages[images], images)
+
+
+def draw_times(
+    distribution: str, addresses: list[int], num_draws: int, sigmas: Tensor, address: tuple[int, ...]
+) -> Tensor:
+    """Training times [images, num_draws]; those of an image are addressed by (*address, its own)."""
+    return torch.stack(
+        [
+            draw_t(distribution, num_draws, sigmas, generator(Stream.LEARN, *address, i))  # type: ignore[arg-type]
+            for i in addresses
+        ]
+    )

@@ -1,0 +1,72 @@
+"""Gradient methods: the reward itself, through the last steps of the sampler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from advantageflow.learning.base import Case, Family, Terms
+from advantageflow.objectives.base import Sampled, Start
+from advantageflow.seeding import Stream, generator, noise
+
+
+class GradientFamily(Family):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        edges = self.scored.rollout.edges
+        assert edges is not None
+        self._edges = edges
+        self._starts = sorted({*edges.step.tolist()})
+        self._edge = {
+            (image, step): edge
+            for edge, (image, step) in enumerate(zip(edges.leaves[:, 0].tolist(), edges.step.tolist(), strict=True))
+        }
+
+    def cases(self, images: list[int]) -> list[Case]:
+        return [(image, draw) for draw in range(self.config.learn.t_draws) for image in images]
+
+    def look(self, cases: list[Case], step: int) -> Terms:
+        """Draw the cases' images on from recorded states, with gradient, and ask the rewards."""
+        scored, model = self.scored, self.model
+        images = [image for image, _ in cases]
+        prompts = [scored.prompts[image] for image in images]
+        begin = torch.tensor([self._begin(image, draw) for image, draw in cases])
+        edges = [self._edge[image, int(each)] for image, each in zip(images, begin, strict=True)]
+        conditioning = model.encode(prompts)
+
+        def fresh(number: int) -> Tensor:
+            drawn = [
+                noise(model.latent_shape, Stream.LEARN, (*scored.address, image, 1 + draw), [number])
+                for image, draw in cases
+            ]
+            return torch.cat(drawn).to(model.device)
+
+        with self.policy.acting_as("learner") as transformer:
+            start = Start(
+                self._edges.x[edges],
+                begin,
+                model.sigmas(self.config.rollout.num_inference_steps),
+                lambda x_t, t: model.velocity(transformer, x_t, t, conditioning),
+                fresh,
+            )
+            rewards = [self._reward(latents, prompts) for latents in self.method.images(start)]
+        terms = self.method.terms(Sampled(torch.stack(rewards).mean(0)))
+        return self._terms(terms, {}, scored.advantages[images], images)
+
+    def _begin(self, image: int, draw: int) -> int:
+        """The recorded step from which a case starts, one of those that the method allows."""
+        order = torch.randperm(
+            len(self._starts), generator=generator(Stream.LEARN, *self.scored.address, image, 0)
+        ).tolist()
+        return self._starts[order[draw % len(order)]]
+
+    def _reward(self, latents: Tensor, prompts: list[str]) -> Tensor:
+        """The weighted sum of the rewards of latents, [batch], with gradient."""
+        pictures = self.model.decode_with_gradient(latents)
+        parts = [
+            weight * self.rewards[name].with_gradient(pictures, prompts).to(pictures.device)  # type: ignore[attr-defined]
+            for name, weight in self.config.reward_weights.items()
+        ]
+        return torch.stack(parts).sum(0)

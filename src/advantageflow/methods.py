@@ -1,0 +1,147 @@
+"""The methods there are, and what may be set of them: read from the classes in `objectives/`, written nowhere else."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from advantageflow.config_errors import MOST_SENTENCES, nearest
+from advantageflow.errors import ConfigError, shown
+
+if TYPE_CHECKING:
+    from advantageflow.objectives.base import Method
+
+DEFAULT = "advantageflow"
+LIMIT = 1e6  # bounds of this size are only there to keep products finite, and are not told
+
+
+def find_method(name: Any) -> type[Method]:
+    """The class of a method by its name, an alias, or package.module:Class.
+
+    Raises:
+        ConfigError: there is none; the message lists all, and the nearest.
+    """
+    from advantageflow.objectives import all_methods, find, names
+
+    if not isinstance(name, str):
+        raise ConfigError(f"objective.name is {shown(name)}; allowed: {', '.join(names())}, or package.module:Class")
+    if ":" in name and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        found = find(name)
+    except Exception as error:  # whatever a stranger's module raises becomes one sentence
+        raise ConfigError(f"objective.name is {shown(name)}, which cannot be used: {shown(str(error))}") from error
+    if found is None:
+        known = [*names(), *(alias for method in all_methods() for alias in method.aliases)]
+        raise ConfigError(
+            f"objective.name is {shown(name)}{nearest(name, known)}; allowed: {', '.join(names())}, "
+            "or package.module:Class"
+        )
+    return found
+
+
+def read_method(given: Any) -> Method:
+    """A method from the section `objective`: its name and settings.
+
+    Raises:
+        ConfigError: naming the key, its value, and what is allowed.
+    """
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"objective is {shown(given)}; give a method's name, or a section with its name and settings")
+    method = find_method(given.get("name", DEFAULT))
+    settings = {key: value for key, value in given.items() if key != "name"}
+    fields = {field.name for field in dataclasses.fields(method)}
+    unknown = [key for key in settings if key not in fields]
+    if unknown:
+        wrong = "; ".join(
+            f"unknown key {shown(f'objective.{key}')}{nearest(str(key), fields)}" for key in unknown[:MOST_SENTENCES]
+        )
+        raise ConfigError(f"{wrong}; allowed in 'objective': {', '.join(['name', *sorted(fields)])}")
+    try:
+        return TypeAdapter(method).validate_python(settings)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, method)) from None
+
+
+def dump_method(method: Method) -> dict[str, Any]:
+    """What `read_method` makes the same of."""
+    return {"name": method.name, **dataclasses.asdict(method)}
+
+
+def describe() -> list[dict[str, Any]]:
+    """Of every method: name, title, paper, family, what it sees, and its settings with defaults and bounds."""
+    from advantageflow.objectives import all_methods
+
+    return [describe_method(method) for method in all_methods()]
+
+
+def describe_method(method: type[Method]) -> dict[str, Any]:
+    """One row of `describe`."""
+    made, hints = method(), typing.get_type_hints(method, include_extras=True)
+    return {
+        "name": made.name,
+        "aliases": list(method.aliases),
+        "title": method.title,
+        "paper": method.paper,
+        "family": method.family,
+        "sees": sorted(made.sees),
+        "settings": {
+            field.name: {"default": getattr(made, field.name), "allowed": allowed(hints[field.name])}
+            for field in dataclasses.fields(method)
+        },
+        "defaults": dict(method.defaults),
+    }
+
+
+def allowed(hint: Any) -> str:
+    """What a setting may be, in words, from its annotation."""
+    if typing.get_origin(hint) is Annotated:
+        inner, *bounds = typing.get_args(hint)
+        words = [
+            f"{word} {getattr(bound, name):g}"
+            for bound in bounds
+            for name, word in (("gt", "above"), ("ge", "at least"), ("lt", "below"), ("le", "at most"))
+            if hasattr(bound, name) and abs(getattr(bound, name)) < LIMIT
+        ]
+        return " ".join([allowed(inner), " and ".join(words)]).strip()
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return ", or ".join(allowed(part) for part in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        return f"a list, each {allowed(typing.get_args(hint)[0])}"
+    if typing.get_origin(hint) is typing.Literal:
+        return " or ".join(repr(value) for value in typing.get_args(hint))
+    words_of: dict[Any, str] = {
+        float: "a number",
+        int: "a whole number",
+        bool: "true or false",
+        str: "text",
+        type(None): "null",
+    }
+    return words_of.get(hint, str(hint).removeprefix("typing."))
+
+
+def _explain(error: ValidationError, method: type[Method]) -> str:
+    """One sentence per wrong setting."""
+    hints = typing.get_type_hints(method, include_extras=True)
+    by_key: dict[str, list[Any]] = {}
+    for found in error.errors():
+        by_key.setdefault(str(found["loc"][0]) if found["loc"] else "", []).append(found)
+    sentences = []
+    for key, found in list(by_key.items())[:MOST_SENTENCES]:
+        message = found[0]["msg"].removeprefix("Value error, ")
+        if not key:
+            sentences.append(f"objective: {message}")
+        elif len(found) > 1:
+            sentences.append(f"objective.{key} is {shown(found[0]['input'])}; allowed: {allowed(hints[key])}")
+        else:
+            message = (message[0].lower() + message[1:]).replace("input should", "it should")
+            sentences.append(f"objective.{key} is {shown(found[0]['input'])}; {message}")
+    more = len(by_key) - len(sentences)
+    return "; ".join([*sentences, f"and {more} more"] if more else sentences)

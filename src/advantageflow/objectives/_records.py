@@ -1,0 +1,247 @@
+"""What formulas see, and the small functions that they share.
+
+Half precision is cast up, and everything but the learner's part is detached, here and once, when a record is made.
+Functions import torch when they are called, so that a recipe is checked, and its cost told, without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from advantageflow.flow import Path
+
+
+def _rectified() -> Path:
+    from advantageflow.flow import RECTIFIED
+
+    return RECTIFIED
+
+
+@dataclass
+class _Record:
+    """Predictions by role; reading one that was not asked for is an error of the formula."""
+
+    predictions: Mapping[str, Tensor]
+
+    def of(self, role: str) -> Tensor:
+        """The role's velocity [batch, ...].
+
+        Raises:
+            AttributeError: the method's `sees` does not name the role.
+        """
+        if role not in self.predictions:
+            raise AttributeError(
+                f"the formula reads the predictions of {role!r}, but its `sees` names only "
+                f"{sorted({*self.predictions} - {'learner'})}; add {role!r} there"
+            )
+        return self.predictions[role]
+
+    @property
+    def v(self) -> Tensor:
+        """The learner's velocity, with gradient."""
+        return self.of("learner")
+
+    @property
+    def v_old(self) -> Tensor:
+        return self.of("rollout")
+
+    @property
+    def v_ref(self) -> Tensor:
+        return self.of("reference")
+
+
+@dataclass
+class Noised(_Record):
+    """What a forward-process formula sees of a batch of noised images.
+
+    predictions: role -> velocity [batch, ...].
+    x0, x_t: the clean and the noised image [batch, ...].
+    t: times in [0, 1], scalar or [batch].
+    advantage: [batch].
+    noise: [batch, ...]; None where only x0 and x_t are known.
+    reward: of the image, [batch].
+    group: [batch] integers, equal for images of one prompt in the same draw.
+    value: the critic's, [batch], with gradient.
+    step: optimizer steps so far, for schedules.
+    """
+
+    x0: Tensor
+    x_t: Tensor
+    t: Tensor
+    advantage: Tensor
+    noise: Tensor | None = None
+    reward: Tensor | None = None
+    group: Tensor | None = None
+    value: Tensor | None = None
+    step: int = 0
+    path: Path = field(default_factory=_rectified)
+
+    def __post_init__(self) -> None:
+        self.predictions = {
+            role: full_precision(v) if role == "learner" else full_precision(v).detach()
+            for role, v in self.predictions.items()
+        }
+        self.x0, self.x_t = full_precision(self.x0), full_precision(self.x_t)
+        self.advantage = self.advantage.to(self.v.dtype)
+
+    @property
+    def target(self) -> Tensor:
+        """The velocity between this image and this noise, which the learner would have to predict alone."""
+        noise = self.path.noise_between(self.x0, self.x_t, self.t) if self.noise is None else full_precision(self.noise)
+        return self.path.velocity(self.x0, noise, self.t)
+
+    def f_of(self, role: str) -> Tensor:
+        """The clean image that the role predicts, [batch, ...]."""
+        return self.path.predict_x0(self.x_t, self.of(role), self.t)
+
+    @property
+    def f(self) -> Tensor:
+        """The learner's, with gradient."""
+        return self.f_of("learner")
+
+    @property
+    def f_old(self) -> Tensor:
+        return self.f_of("rollout")
+
+    @property
+    def f_ref(self) -> Tensor:
+        return self.f_of("reference")
+
+
+@dataclass
+class Transition:
+    """What a reverse-process formula sees of a batch of transitions x -> next_x.
+
+    log_prob, log_prob_old: under the learner and under the policy that drew them, [batch].
+    means: role -> the transition's mean [batch, ...].
+    diffusion: the SDE's coefficient g, scalar or [batch]; the transition's std is g sqrt(sigma - sigma_next).
+    advantage, step: [batch]; step is the sampler's.
+    """
+
+    log_prob: Tensor
+    log_prob_old: Tensor
+    means: Mapping[str, Tensor]
+    diffusion: Tensor
+    advantage: Tensor
+    std: Tensor | None = None
+    sigma: Tensor | None = None
+    sigma_next: Tensor | None = None
+    step: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self.log_prob, self.log_prob_old = full_precision(self.log_prob), full_precision(self.log_prob_old).detach()
+        self.means = {
+            role: full_precision(mean) if role == "learner" else full_precision(mean).detach()
+            for role, mean in self.means.items()
+        }
+        self.advantage = self.advantage.to(self.log_prob.dtype)
+        self.diffusion = self.diffusion.to(self.log_prob.dtype).to(self.log_prob.device)
+
+    @property
+    def mean(self) -> Tensor:
+        return self._of("learner")
+
+    @property
+    def mean_old(self) -> Tensor:
+        return self._of("rollout")
+
+    @property
+    def mean_ref(self) -> Tensor:
+        return self._of("reference")
+
+    _of = _Record.of
+
+    @property
+    def predictions(self) -> Mapping[str, Tensor]:
+        return self.means
+
+
+@dataclass
+class Sampled:
+    """What a formula of a differentiable reward sees: the rewards [batch], with gradient."""
+
+    reward: Tensor
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a gradient begins: recorded states, and how to go on from them.
+
+    x: [batch, ...].
+    step: the sampler's step of each, [batch].
+    sigmas: the sampler's times, [steps + 1].
+    velocity: (x, t) -> the learner's velocity, with gradient; t is a scalar or [batch].
+    fresh: (number) -> standard normal noise [batch, ...], another for each number.
+    """
+
+    x: Tensor
+    step: Tensor
+    sigmas: Tensor
+    velocity: Callable[[Tensor, Tensor], Tensor]
+    fresh: Callable[[int], Tensor]
+
+
+def total(terms: Mapping[str, Tensor]) -> Tensor:
+    """The loss [batch] of named terms."""
+    import torch
+
+    return torch.stack(list(terms.values())).sum(0)
+
+
+def check_shapes(alike: Mapping[str, Tensor], **by_sample: Tensor) -> None:
+    """Raise ValueError unless the tensors `alike` have one shape [batch, ...], and the others are [batch]."""
+    (first, expected), *others = ((name, list(value.shape)) for name, value in alike.items())
+    if len(expected) < 2:
+        raise ValueError(f"{first} has the shape {expected}; it must be [batch, ...]")
+    for name, shape in others:
+        if shape != expected:
+            raise ValueError(f"{name} has the shape {shape}, but {first} has {expected}; they must be equal")
+    for name, value in by_sample.items():
+        if list(value.shape) != expected[:1]:
+            raise ValueError(f"{name} has the shape {list(value.shape)}; one number per sample is [{expected[0]}]")
+
+
+def check_times(t: Tensor | float, batch: int) -> None:
+    """Raise ValueError unless t is a scalar or [batch], in [0, 1]; schedulers' 0 to 1000 must be divided by 1000."""
+    import torch
+
+    times = torch.as_tensor(t)
+    if times.ndim and list(times.shape) != [batch]:
+        raise ValueError(f"t has the shape {list(times.shape)}; give a number, or one per sample, [{batch}]")
+    if not ((times >= 0) & (times <= 1)).all():
+        raise ValueError(
+            f"t goes from {times.min().item():g} to {times.max().item():g}; it must lie in [0, 1], 0 being the image "
+            "and 1 noise (divide a scheduler's timesteps by 1000)"
+        )
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    """Half precision as float32, so that differences of near-equal predictions survive; the rest as it is."""
+    import torch
+
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def mean_square(difference: Tensor) -> Tensor:
+    """Mean over all but the batch dimension of the square: [batch, ...] -> [batch]."""
+    return difference.square().flatten(1).mean(1)
+
+
+def error_scale(error: Tensor) -> Tensor:
+    """Mean absolute error, at least 1e-5 and held constant: [batch, ...] -> [batch]; an adaptive loss divides by it."""
+    return error.detach().abs().flatten(1).mean(1).clamp(min=1e-5)
+
+
+def clipped_surrogate(seen: Transition, clip_range: float, advantage_clip: float) -> Tensor:
+    """PPO's max(-A ρ, -A clip(ρ, 1 - ε, 1 + ε)), ρ = exp(log p_θ - log p_old), A clipped to ±c: [batch].
+
+    Log-probabilities are means over the image (see `solvers.gaussian_log_prob`): ratios stay near 1 and ε is small.
+    """
+    advantage = seen.advantage.clamp(-advantage_clip, advantage_clip)
+    ratio = (seen.log_prob - seen.log_prob_old).exp()
+    return (-advantage * ratio).maximum(-advantage * ratio.clamp(1 - clip_range, 1 + clip_range))

@@ -1,0 +1,55 @@
+"""ReFL (Xu et al., arXiv 2304.05977): the reward's gradient through one prediction, late in the sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from annotated_types import Ge, Le
+from torch import Tensor
+
+from advantageflow.flow import predict_x0
+from advantageflow.objectives.base import Gradient, Positive, Real, Sampled, Start
+
+if TYPE_CHECKING:
+    from advantageflow.config import Config
+
+
+@dataclass(frozen=True)
+class ReFL(Gradient):
+    """Raise the reward of the image that the learner predicts at a late step, drawn for each image.
+
+        loss = weight · max(enough - r(f(x_t)), 0),        f = x_t - t v
+
+    Args:
+        last_steps: the step is one of so many of the sampler's last.
+        enough: a reward beyond which nothing is learned; null for none, and then loss = -weight · r.
+        weight: of the loss.
+
+    Departs from the paper in: its further loss on pre-training data, which its code lacks as well.
+    """
+
+    title: ClassVar[str] = "ReFL"
+    paper: ClassVar[str] = "arXiv 2304.05977"
+    short: ClassVar[str] = "last_steps"
+
+    last_steps: Annotated[int, Ge(1), Le(1000)] = 4
+    enough: Real | None = 2.0
+    weight: Positive = 1e-3
+
+    def check(self, config: Config) -> None:
+        steps = config.rollout.num_inference_steps
+        if self.last_steps > steps:
+            raise ValueError(f"objective.last_steps is {self.last_steps}; the sampler has only {steps} steps")
+
+    def starts(self, steps: int) -> range:
+        return range(max(steps - self.last_steps, 0), steps)
+
+    def images(self, start: Start) -> Iterator[Tensor]:
+        t = start.sigmas[start.step]
+        yield predict_x0(start.x, start.velocity(start.x, t), t)
+
+    def terms(self, seen: Sampled) -> dict[str, Tensor]:
+        lack = -seen.reward if self.enough is None else (self.enough - seen.reward).clamp(min=0)
+        return {"reward": self.weight * lack}

@@ -1,0 +1,85 @@
+"""One sampler for chains, windows and trees: every step may add noise, may split each state, and may be recorded.
+
+A step without noise is Euler's. Node i of a step has the leaves [i m, (i + 1) m), with m the product of the splits that
+follow: no other bookkeeping is needed, and a node's number addresses its noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from advantageflow.flow import like
+from advantageflow.solvers import Velocity, gaussian_log_prob, sde_step
+from advantageflow.walk_plan import Plan
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Recorded transitions.
+
+    x, next_x: the states before and after, [edges, ...].
+    step: the sampler's step of each, [edges] integers.
+    log_prob: under the policy that drew them, [edges]; 0 for a step without noise.
+    leaves: the images [first, end) that each led to, [edges, 2].
+    """
+
+    x: Tensor
+    next_x: Tensor
+    step: Tensor
+    log_prob: Tensor
+    leaves: Tensor
+
+    @staticmethod
+    def join(parts: Sequence[Edges], leaves: Sequence[int]) -> Edges:
+        """Several batches as one; batch i has `leaves[i]` images."""
+        offsets = [sum(leaves[:i]) for i in range(len(parts))]
+        return Edges(
+            *(torch.cat([getattr(part, name) for part in parts]) for name in ("x", "next_x", "step", "log_prob")),
+            leaves=torch.cat([part.leaves + offset for part, offset in zip(parts, offsets, strict=True)]),
+        )
+
+    def leaf_means(self, values: Tensor) -> Tensor:
+        """Of values [images], the mean over each edge's leaves: [edges]."""
+        total = torch.cat([values.new_zeros(1), values.cumsum(0)])
+        first, end = self.leaves.T
+        single = end - first == 1  # exactly the leaf's value, without the sums' rounding
+        return torch.where(single, values[first], (total[end] - total[first]) / (end - first))
+
+
+def walk(
+    velocity: Velocity,
+    x: Tensor,
+    sigmas: Tensor,
+    plan: Plan,
+    kind: str,
+    fresh: Callable[[int, int], Tensor],
+) -> tuple[Tensor, Edges | None]:
+    """Carry noise x [roots, ...] to images [roots x plan.leaves, ...] and record what the plan keeps.
+
+    Args:
+        velocity: (x, t) -> dx/dt; x has as many rows as there are nodes.
+        sigmas: decreasing times, float64 [steps + 1].
+        kind: of the steps with noise, see `solvers.SDE_STEPS`.
+        fresh: (step, nodes) -> standard normal noise [nodes, ...] for the states after the step.
+    """
+    kept: list[Edges] = []
+    children = plan.children or (1,) * len(plan.noise)
+    for step, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
+        v = velocity(x, sigma)
+        if children[step] > 1:
+            x, v = (part.repeat_interleave(children[step], 0) for part in (x, v))
+        mean, std = sde_step(kind, v, x, sigma, sigma_next, plan.noise[step])
+        noisy = plan.noise[step] > 0
+        next_x = mean + like(std, mean) * fresh(step, len(mean)) if noisy else mean
+        if step in plan.keep:
+            log_prob = gaussian_log_prob(next_x, mean, std) if noisy else mean.new_zeros(len(mean))
+            first = torch.arange(len(mean)) * plan.leaves_after(step)
+            leaves = torch.stack([first, first + plan.leaves_after(step)], 1)
+            kept.append(Edges(x, next_x, torch.full((len(mean),), step), log_prob, leaves))
+        x = next_x
+    return x, Edges.join(kept, [0] * len(kept)) if kept else None
