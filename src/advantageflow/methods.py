@@ -131,8 +131,8 @@ def _explain(error: ValidationError, method: type[Method]) -> str:
     """One sentence per wrong setting."""
     hints = typing.get_type_hints(method, include_extras=True)
     by_key: dict[str, list[Any]] = {}
-    for found in error.errors():
-        by_key.setdefault(str(found["loc"][0]) if found["loc"] else "", []).append(found)
+    for each in error.errors():
+        by_key.setdefault(str(each["loc"][0]) if each["loc"] else "", []).append(each)
     sentences = []
     for key, found in list(by_key.items())[:MOST_SENTENCES]:
         message = found[0]["msg"].removeprefix("Value error, ")

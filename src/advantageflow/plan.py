@@ -108,7 +108,7 @@ def _calls_per_image(config: Config) -> float:
     plan = config.objective.plan(0, steps, rollout.noise_level, config.learn.transitions)
     if plan is None:
         return steps * (2 if rollout.solver == "heun" else 1)
-    return sum(1 / plan.leaves_after(step - 1) for step in range(steps))
+    return float(sum(1 / plan.leaves_after(step - 1) for step in range(steps)))
 
 
 def evaluated_images(config: Config) -> int:

@@ -25,6 +25,7 @@ from advantageflow.flow import like, predict_noise, predict_x0
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 Callback = Callable[[int, Tensor], None]
+Level = Tensor | float  # of a step's noise: a number, or one per sample
 
 
 def euler(velocity: Velocity, x: Tensor, sigmas: Tensor, callback: Callback | None = None) -> Tensor:
@@ -78,17 +79,17 @@ def _log_snr(t: Tensor) -> Tensor:
 ODE_SOLVERS = {"euler": euler, "heun": heun, "dpm2": dpm2}
 
 
-def flow_sde(v: Tensor, x: Tensor, sigma: Tensor, sigma_next: Tensor, level: float) -> tuple[Tensor, Tensor]:
+def flow_sde(v: Tensor, x: Tensor, sigma: Tensor, sigma_next: Tensor, level: Level) -> tuple[Tensor, Tensor]:
     """Flow-GRPO's SDE (arXiv 2505.05470, eq. 9) with g = level sqrt(σ / (1 - σ)); the paper's level is 0.7."""
     return _with_flow_marginals(v, x, sigma, sigma_next, flow_sde_diffusion(sigma, sigma_next, level))
 
 
-def dance_sde(v: Tensor, x: Tensor, sigma: Tensor, sigma_next: Tensor, level: float) -> tuple[Tensor, Tensor]:
+def dance_sde(v: Tensor, x: Tensor, sigma: Tensor, sigma_next: Tensor, level: Level) -> tuple[Tensor, Tensor]:
     """DanceGRPO's SDE (arXiv 2505.07818) with constant g = level, 0.3 in its code."""
-    return _with_flow_marginals(v, x, sigma, sigma_next, torch.full_like(torch.as_tensor(sigma), level))
+    return _with_flow_marginals(v, x, sigma, sigma_next, level * torch.ones_like(sigma))
 
 
-def memoryless(v: Tensor, x: Tensor, sigma: Tensor, sigma_next: Tensor, level: float) -> tuple[Tensor, Tensor]:
+def memoryless(v: Tensor, x: Tensor, sigma: Tensor, sigma_next: Tensor, level: Level) -> tuple[Tensor, Tensor]:
     """Adjoint Matching's SDE (arXiv 2409.08861) with g = level sqrt(2σ / (1 - σ)): at level 1 x0 forgets its noise.
 
     1 - σ is kept from 0 by the step's width, as in the paper.
@@ -97,18 +98,18 @@ def memoryless(v: Tensor, x: Tensor, sigma: Tensor, sigma_next: Tensor, level: f
     return _with_flow_marginals(v, x, sigma, sigma_next, level * torch.sqrt(2 * sigma / (1 - sigma + width)))
 
 
-def cps(v: Tensor, x: Tensor, sigma: Tensor, sigma_next: Tensor, level: float) -> tuple[Tensor, Tensor]:
+def cps(v: Tensor, x: Tensor, sigma: Tensor, sigma_next: Tensor, level: Level) -> tuple[Tensor, Tensor]:
     """The coefficients-preserving sampler (arXiv 2509.05952): std = σ' sin(level π/2), and noise power stays σ'²."""
-    return _split_noise(v, x, sigma, sigma_next, sigma_next * math.sin(level * math.pi / 2))
+    return _split_noise(v, x, sigma, sigma_next, sigma_next * torch.sin(torch.as_tensor(level * math.pi / 2)))
 
 
-def ddim(v: Tensor, x: Tensor, sigma: Tensor, sigma_next: Tensor, level: float) -> tuple[Tensor, Tensor]:
+def ddim(v: Tensor, x: Tensor, sigma: Tensor, sigma_next: Tensor, level: Level) -> tuple[Tensor, Tensor]:
     """DDIM with η = level (arXiv 2010.02502, eq. 16), α = 1 - σ: std = η σ' sqrt(1 - σ'²(1-σ)² / (σ²(1-σ')²))."""
     ratio = sigma_next * (1 - sigma) / (sigma * (1 - sigma_next))
     return _split_noise(v, x, sigma, sigma_next, level * sigma_next * torch.sqrt(1 - ratio**2))
 
 
-def flow_sde_diffusion(sigma: Tensor | float, sigma_next: Tensor | float, noise_level: float) -> Tensor:
+def flow_sde_diffusion(sigma: Tensor | float, sigma_next: Tensor | float, noise_level: Level) -> Tensor:
     """Flow-GRPO's diffusion coefficient s = a sqrt(σ / (1 - σ)); in the denominator σ = 1 is replaced by the next σ."""
     sigma = torch.as_tensor(sigma, dtype=torch.float64)
     sigma_next = torch.as_tensor(sigma_next, dtype=torch.float64, device=sigma.device)
@@ -133,7 +134,7 @@ def _split_noise(v: Tensor, x: Tensor, sigma: Tensor, sigma_next: Tensor, std: T
     return euler_step + like(less, x) * predict_noise(x, v, sigma), std
 
 
-SDEStep = Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+SDEStep = Callable[[Tensor, Tensor, Tensor, Tensor, Level], tuple[Tensor, Tensor]]
 SDE_STEPS: dict[str, SDEStep] = {
     "flow_sde": flow_sde,
     "dance_sde": dance_sde,
@@ -144,14 +145,14 @@ SDE_STEPS: dict[str, SDEStep] = {
 
 
 def sde_step(
-    kind: str, v: Tensor, x: Tensor, sigma: Tensor | float, sigma_next: Tensor | float, level: float
+    kind: str, v: Tensor, x: Tensor, sigma: Tensor | float, sigma_next: Tensor | float, level: Level
 ) -> tuple[Tensor, Tensor]:
     """(mean [batch, ...], std scalar or [batch]) of a transition, in float32 or wider and with float64 times.
 
     Args:
         kind: of `SDE_STEPS`.
         v, x: the velocity and the state [batch, ...].
-        level: of the noise; 0 gives Euler's step and std 0.
+        level: of the noise, scalar or [batch]; 0 gives Euler's step and std 0.
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
     sigma = torch.as_tensor(sigma, dtype=torch.float64)

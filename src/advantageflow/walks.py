@@ -38,10 +38,11 @@ class Edges:
     def join(parts: Sequence[Edges], leaves: Sequence[int]) -> Edges:
         """Several batches as one; batch i has `leaves[i]` images."""
         offsets = [sum(leaves[:i]) for i in range(len(parts))]
-        return Edges(
-            *(torch.cat([getattr(part, name) for part in parts]) for name in ("x", "next_x", "step", "log_prob")),
-            leaves=torch.cat([part.leaves + offset for part, offset in zip(parts, offsets, strict=True)]),
+        shifted = [part.leaves + offset for part, offset in zip(parts, offsets, strict=True)]
+        x, next_x, step, log_prob = (
+            torch.cat([getattr(part, name) for part in parts]) for name in ("x", "next_x", "step", "log_prob")
         )
+        return Edges(x, next_x, step, log_prob, torch.cat(shifted))
 
     def leaf_means(self, values: Tensor) -> Tensor:
         """Of values [images], the mean over each edge's leaves: [edges]."""
@@ -73,13 +74,16 @@ def walk(
         v = velocity(x, sigma)
         if children[step] > 1:
             x, v = (part.repeat_interleave(children[step], 0) for part in (x, v))
-        mean, std = sde_step(kind, v, x, sigma, sigma_next, plan.noise[step])
-        noisy = plan.noise[step] > 0
-        next_x = mean + like(std, mean) * fresh(step, len(mean)) if noisy else mean
+        if plan.noise[step]:
+            mean, std = sde_step(kind, v, x, sigma, sigma_next, plan.noise[step])
+            next_x = mean + like(std, mean) * fresh(step, len(mean))
+            log_prob = gaussian_log_prob(next_x, mean, std)
+        else:  # Euler's
+            next_x = x + like(sigma_next - sigma, x) * v
+            log_prob = x.new_zeros(len(x))
         if step in plan.keep:
-            log_prob = gaussian_log_prob(next_x, mean, std) if noisy else mean.new_zeros(len(mean))
-            first = torch.arange(len(mean)) * plan.leaves_after(step)
+            first = torch.arange(len(x)) * plan.leaves_after(step)
             leaves = torch.stack([first, first + plan.leaves_after(step)], 1)
-            kept.append(Edges(x, next_x, torch.full((len(mean),), step), log_prob, leaves))
+            kept.append(Edges(x, next_x, torch.full((len(x),), step), log_prob, leaves))
         x = next_x
     return x, Edges.join(kept, [0] * len(kept)) if kept else None

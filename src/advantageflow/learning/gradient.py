@@ -60,7 +60,7 @@ class GradientFamily(Family):
         order = torch.randperm(
             len(self._starts), generator=generator(Stream.LEARN, *self.scored.address, image, 0)
         ).tolist()
-        return self._starts[order[draw % len(order)]]
+        return int(self._starts[order[draw % len(order)]])
 
     def _reward(self, latents: Tensor, prompts: list[str]) -> Tensor:
         """The weighted sum of the rewards of latents, [batch], with gradient."""

@@ -1,7 +1,7 @@
 """Objectives: one file per method, and this folder is their registry.
 
-`objectives/flow_grpo.py` is `objective=flow-grpo`; whoever adds a file adds a method. A method is the one public subclass
-of `base.Method` that its file defines, known to no model and no optimizer; see `base`.
+`objectives/flow_grpo.py` is `objective=flow-grpo`; whoever adds a file adds a method. A method is the one public
+subclass of `base.Method` that its file defines, known to no model and no optimizer; see `base`.
 """
 
 from __future__ import annotations

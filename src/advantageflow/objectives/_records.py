@@ -22,6 +22,15 @@ def _rectified() -> Path:
     return RECTIFIED
 
 
+def _read(values: Mapping[str, Tensor], role: str) -> Tensor:
+    if role not in values:
+        raise AttributeError(
+            f"the formula reads what {role!r} predicts, but its `sees` names only {sorted({*values} - {'learner'})}; "
+            f"add {role!r} there"
+        )
+    return values[role]
+
+
 @dataclass
 class _Record:
     """Predictions by role; reading one that was not asked for is an error of the formula."""
@@ -34,12 +43,7 @@ class _Record:
         Raises:
             AttributeError: the method's `sees` does not name the role.
         """
-        if role not in self.predictions:
-            raise AttributeError(
-                f"the formula reads the predictions of {role!r}, but its `sees` names only "
-                f"{sorted({*self.predictions} - {'learner'})}; add {role!r} there"
-            )
-        return self.predictions[role]
+        return _read(self.predictions, role)
 
     @property
     def v(self) -> Tensor:
@@ -144,21 +148,16 @@ class Transition:
 
     @property
     def mean(self) -> Tensor:
-        return self._of("learner")
+        """The transition's mean under the learner, with gradient, [batch, ...]."""
+        return _read(self.means, "learner")
 
     @property
     def mean_old(self) -> Tensor:
-        return self._of("rollout")
+        return _read(self.means, "rollout")
 
     @property
     def mean_ref(self) -> Tensor:
-        return self._of("reference")
-
-    _of = _Record.of
-
-    @property
-    def predictions(self) -> Mapping[str, Tensor]:
-        return self.means
+        return _read(self.means, "reference")
 
 
 @dataclass

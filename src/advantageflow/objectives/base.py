@@ -17,10 +17,11 @@ from advantageflow.objectives._records import Noised as Noised
 from advantageflow.objectives._records import Sampled as Sampled
 from advantageflow.objectives._records import Start as Start
 from advantageflow.objectives._records import Transition as Transition
-from advantageflow.objectives._records import check_shapes, check_times, total
+from advantageflow.objectives._records import check_shapes, check_times
 from advantageflow.objectives._records import clipped_surrogate as clipped_surrogate
 from advantageflow.objectives._records import error_scale as error_scale
 from advantageflow.objectives._records import mean_square as mean_square
+from advantageflow.objectives._records import total as total
 from advantageflow.walk_plan import Plan, chain
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le
@@ -87,14 +88,10 @@ class MixGRPO(Reverse):
             return 0
         if self.schedule == "random":
             return random.Random(iteration).randint(0, last)
-        places = [*range(0, last + 1, self.stride)]
+        places = list(range(0, last + 1, self.stride))
         stays = [self._stay(place, place / max(last, 1)) for place in places]
         left = iteration % sum(stays)
-        for place, stay in zip(places, stays, strict=True):
-            if left < stay:
-                return place
-            left -= stay
-        raise AssertionError("an iteration lies beyond all places")
+        return next(place for place, end in zip(places, accumulate(stays), strict=True) if left < end)
 
     def _stay(self, place: int, share: float) -> int:
         """Iterations at a place that lies at a share of the way."""

@@ -40,6 +40,23 @@ STEPS: dict[str, tuple[str, ...]] = {
     ),
     "AdvantageFlow(1-A), divided by errors": (*METHODS[AF_A], "objective.adaptive_scale=true"),
 }
+# Other methods in the world of the recipe scenes, each as its own recipe has it; their learning rates are not searched.
+_SLOW, _FAST = "learn.learning_rate=0.001", "learn.learning_rate=0.004"
+_TREES = ("rollout.images_per_prompt=16", "rollout.prompts_per_iteration=12", "objective.splits=[0,1,2,3]")
+OTHERS: dict[str, tuple[str, ...]] = {
+    "RAM": ("objective=ram", _FAST),
+    "ADRPO": ("objective=adrpo", _FAST),
+    "Reward-weighted regression": ("objective=rwr", _FAST),
+    "ORW-CFM-W2": ("objective=orw-cfm-w2", "policy.rollout_every=5", _FAST),
+    "CRD": ("objective=crd", "objective.reference_guidance=2", _FAST),
+    "MixGRPO": ("objective=mix-grpo", "objective.iterations=3", _SLOW),
+    "BranchGRPO": ("objective=branch-grpo", *_TREES, "learn.transitions=6", "learn.t_draws=4", _SLOW),
+}
+GRADIENTS: dict[str, tuple[str, ...]] = {
+    "DRaFT-K": ("objective=draft", "objective.last_steps=3", "learn.batch_size=64", _SLOW),
+    "DRaFT-LV": ("objective=draft-lv", "objective.sigma=0.3", "learn.batch_size=64", _SLOW),
+    "ReFL": ("objective=refl", "objective.last_steps=6", "learn.batch_size=64", _SLOW),
+}
 GUIDANCE = 2.0  # of Table 1's second half
 QUICK = ("run.iterations=8", "evaluation.every=4", "evaluation.num_images=240")
 
@@ -65,6 +82,7 @@ def _arms() -> dict[str, tuple[str, ...]]:
         "AdvantageFlow(1.1), re-centred": (*found[AF], "advantage.recenter=true"),
     }
     found |= {step: (*changes, found[AF_A][-1]) for step, changes in STEPS.items()}
+    found |= OTHERS | GRADIENTS
     return found | {
         searched(method, rate): (*changes, _rate(rate))
         for method, changes in METHODS.items()
@@ -152,6 +170,11 @@ FIGURES: dict[str, tuple[Panel, ...]] = {
               THREE_SEEDS),
     ),
     "table1": (MULTI,),
+    "methods": (
+        Panel("others", "other methods", "paper/scenes", "graded", (AF, GRPO, *OTHERS), THREE_SEEDS, AF),
+        Panel("gradients", "methods of a differentiable reward", "paper/preference", "preference",
+              (AF, GRPO, *GRADIENTS), THREE_SEEDS, AF),
+    ),
 }  # fmt: skip
 
 

@@ -1,0 +1,116 @@
+"""Windows of MixGRPO, and trees, credit and pruning of BranchGRPO."""
+
+import pytest
+import torch
+
+from advantageflow.flow import sd3_sigmas
+from advantageflow.objectives import BranchGRPO, FlowGRPO, MixGRPO
+from advantageflow.objectives.base import Transition
+from advantageflow.walks import walk
+
+SIGMAS = sd3_sigmas(10)
+
+
+def test_the_window_moves_on_and_starts_again():
+    mix = MixGRPO(window=3, iterations=2, stride=1)
+    plans = [mix.plan(iteration, 10, 0.7, None) for iteration in range(16)]
+    starts = [min(plan.keep) for plan in plans]
+    assert starts == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 0, 0]
+    for plan, start in zip(plans, starts, strict=True):
+        assert plan.keep == {start, start + 1, start + 2}
+        assert [level > 0 for level in plan.noise] == [step in plan.keep for step in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "places"),
+    [
+        ({"schedule": "frozen"}, [0] * 12),
+        ({"schedule": "decay", "iterations": 3, "fewest": 1, "window": 7}, [0, 0, 0, 1, 1, 2, 0, 0, 0, 1, 1, 2]),
+        ({"iterations": 1, "stride": 2, "window": 2}, [0, 2, 4, 6, 0, 2, 4, 6, 0, 2, 4, 6]),
+    ],
+)
+def test_schedules_of_the_window(settings, places):
+    mix = MixGRPO(**settings)
+    assert [min(mix.plan(iteration, 10, 0.7, None).keep) for iteration in range(12)] == places
+
+
+def test_a_slowing_schedule_stays_less_at_later_places():
+    """ceil(n exp(-0.1 max(0, place - 13)))"""
+    mix = MixGRPO(schedule="exp_decay", iterations=25, window=4)
+    places = [min(mix.plan(iteration, 25, 0.7, None).keep) for iteration in range(500)]
+    counts = [places[:473].count(place) for place in (0, 13, 14, 20)]
+    assert counts == [25, 25, 23, 13]
+
+
+def test_a_random_window_is_the_same_when_a_run_is_resumed():
+    mix = MixGRPO(schedule="random", window=2)
+    places = [min(mix.plan(iteration, 10, 0.7, None).keep) for iteration in range(200)]
+    assert places == [min(mix.plan(iteration, 10, 0.7, None).keep) for iteration in range(200)]
+    assert {*places} == set(range(8))
+
+
+def test_without_divergence_mix_grpo_s_formula_is_flow_grpo_s():
+    generator = torch.Generator().manual_seed(0)
+    log_prob, old, advantage = torch.randn(3, 5, dtype=torch.float64, generator=generator)
+    mean = torch.randn(2, 5, 4, dtype=torch.float64, generator=generator)
+    seen = Transition(
+        1e-4 * log_prob, 1e-4 * old, {"learner": mean[0], "reference": mean[1]}, torch.tensor(0.5), advantage
+    )
+    assert torch.equal(MixGRPO().terms(seen)["policy"], FlowGRPO(kl_weight=0.0).terms(seen)["policy"])
+
+
+def tree(branch, roots=1, steps=10):
+    plan = branch.plan(0, steps, 0.3, None)
+    x = torch.randn(roots, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    generator = torch.Generator().manual_seed(4)
+    return walk(
+        lambda x, t: -x,
+        x,
+        sd3_sigmas(steps),
+        plan,
+        "dance_sde",
+        lambda step, nodes: torch.randn(nodes, 2, dtype=torch.float64, generator=generator),
+    )
+
+
+def test_a_node_s_credit_is_the_z_score_of_its_leaves_mean_at_its_depth():
+    branch = BranchGRPO(splits=(0, 3))
+    x, edges = tree(branch, roots=2)
+    assert len(x) == 8
+    rewards = torch.tensor([0.0, 1.0, 2.0, 5.0, 3.0, 3.0, 3.0, 3.0], dtype=torch.float64)
+    credit = branch.credit(rewards, torch.zeros(8, dtype=torch.long), edges, {})
+    at = {
+        (int(step), int(first)): value.item()
+        for step, first, value in zip(edges.step, edges.leaves[:, 0], credit, strict=True)
+    }
+    # depths 1 to 3: two nodes a tree, of 0.5 and 3.5; from depth 4 on its four images
+    for step in range(3):
+        assert at[step, 0] == pytest.approx(-(0.5**0.5))
+        assert at[step, 2] == pytest.approx(0.5**0.5)
+    z = (rewards[:4] - 2) / rewards[:4].std()
+    for step in range(3, 9):
+        assert [at[step, i] for i in range(4)] == pytest.approx(z.tolist())
+    assert all(value == 0 for (_, first), value in at.items() if first >= 4)  # equal rewards teach nothing
+
+
+def test_splits_are_noisier_and_the_last_step_is_not_learned_from():
+    plan = BranchGRPO(splits=(0, 3), split_noise=4.0).plan(0, 10, 0.3, None)
+    assert plan.noise == (1.2, 0.3, 0.3, 1.2, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3)
+    assert plan.keep == frozenset(range(9))
+    assert plan.children == (2, 1, 1, 2, 1, 1, 1, 1, 1, 1)
+
+
+def test_pruned_depths_slide_up_to_the_last_split():
+    branch = BranchGRPO(splits=(0, 3), prune_depths=2, prune_every=10)
+    pruned = [sorted({*range(9)} - branch.plan(iteration, 10, 0.3, None).keep) for iteration in (0, 10, 20, 30, 90)]
+    assert pruned == [[7, 8], [6, 7], [5, 6], [4, 5], [4, 5]]
+
+
+def test_width_pruning_keeps_the_best_of_the_late_nodes():
+    branch = BranchGRPO(splits=(0, 3), keep_share=0.5)
+    _, edges = tree(branch)
+    advantages = branch.credit(torch.tensor([0.0, 1.0, 2.0, 5.0]), torch.zeros(4, dtype=torch.long), edges, {})
+    kept = branch.learned(edges, advantages, 0)
+    early, late = edges.step <= 3, edges.step > 3
+    assert kept[early].all()
+    assert {int(first) for first in edges.leaves[late & kept][:, 0]} == {2, 3}
