@@ -10,7 +10,7 @@ from advantageflow.models import load_model
 from advantageflow.policy import Policy
 from advantageflow.prompts import load_prompts
 from advantageflow.rewards import load_reward
-from advantageflow.rollout import join, sample_batches
+from advantageflow.rollout import Rollout, sample_batches
 from advantageflow.scenes import WEIGHTS
 from advantageflow.scenes.pretrain import SCENES
 from advantageflow.scenes.verifier import verify
@@ -38,7 +38,7 @@ def draw_plainly(pipeline, guidance_scale=1.0):
 
 
 def draw_ourselves(model, transformer, guidance_scale=1.0):
-    samples = join(
+    samples = Rollout.join(
         list(
             sample_batches(
                 model,

@@ -4,7 +4,9 @@ import ast
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,13 +16,14 @@ from torch.utils._pytree import tree_leaves
 
 import advantageflow
 from advantageflow.cli import main
-from advantageflow.config import load_config
-from advantageflow.learning import forward_terms, reverse_terms
+from advantageflow.config import check_config, load_config
+from advantageflow.learning import FAMILIES, Scored
 from advantageflow.models.base import Conditioning, FlowModel
-from advantageflow.objectives import OBJECTIVES, FlowGRPO
+from advantageflow.objectives import names
 from advantageflow.plan import print_plan
-from advantageflow.rollout import Samples
-from advantageflow.solvers import ODE_SOLVERS, flow_sde_step
+from advantageflow.rollout import sample_batches
+from advantageflow.seeding import Stream
+from advantageflow.solvers import ODE_SOLVERS
 
 SOURCES = sorted(Path(advantageflow.__file__).parent.rglob("*.py"))
 NOT_TEXT = {"os", "Image", "RunDirectory"}  # whose `open` is of another kind
@@ -142,25 +145,17 @@ class Device(FlowModel):
     def _predict(self, *args):
         return self.predict(*args)
 
+    def decode_with_gradient(self, latents):
+        return latents[:, :3]
+
 
 class Acting:
+    """A policy whose roles are all the model itself."""
+
+    critic = None
+
     def acting_as(self, role):
-        return self
-
-    def __enter__(self):
-        return None
-
-    def __exit__(self, *error):
-        return None
-
-
-def on_device(*shape):
-    return torch.empty(*shape, device="meta")
-
-
-def test_the_mode_sees_float64_on_the_device():
-    with NoFloat64(), pytest.raises(AssertionError, match="float64"):
-        torch.zeros(2, dtype=torch.float64).to("meta")
+        return nullcontext()
 
 
 @pytest.mark.parametrize("solver", ODE_SOLVERS)
@@ -172,32 +167,24 @@ def test_sampling_puts_no_float64_on_the_device(solver):
         assert found.device.type == "meta"
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_learning_puts_no_float64_on_the_device(name):
-    model, objective = Device(), OBJECTIVES[name]()
-    sigmas, advantages = model.sigmas(4), torch.tensor([1.0, -1.0, 0.5], dtype=torch.float64)
-    cases = [(0, 0), (1, 0), (2, 1)]
+def likeness(images, prompts):
+    return images.mean((1, 2, 3))
+
+
+@pytest.mark.parametrize("name", names())
+def test_sampling_and_learning_put_no_float64_on_the_device(name):
+    rollout = {"prompts_per_iteration": 1, "images_per_prompt": 4, "num_inference_steps": 4}
+    config = check_config({"objective": name, "rollout": rollout, "learn": {"t_draws": 1}})
+    model, method, prompts, reward = Device(), config.objective, ["a"] * 4, SimpleNamespace(with_gradient=likeness)
+    rewards, groups = torch.tensor([0.1, 0.5, 0.2, 0.9], dtype=torch.float64), torch.zeros(4, dtype=torch.long)
     with NoFloat64():
-        if isinstance(objective, FlowGRPO):
-            x, noise, prompt = on_device(3, 4, 2, 2), on_device(3, 4, 2, 2), model.encode(["a"] * 3)
-            states, log_probs = [x], []
-            for step in range(4):
-                velocity = model.velocity(None, x, sigmas[step], prompt)
-                x, _, _, log_prob = flow_sde_step(
-                    velocity, x, sigmas[step], sigmas[step + 1], noise_level=0.7, noise=noise
-                )
-                states.append(x)
-                log_probs.append(log_prob)
-            samples = Samples(x, torch.stack(states), torch.stack(log_probs))
-            steps = torch.tensor([[0, 1], [1, 2], [2, 0]])
-            found = reverse_terms(
-                model, Acting(), objective, samples, ["a"] * 3, advantages, cases,
-                steps=steps, noise_level=0.7, sigmas=sigmas,
-            )  # fmt: skip
-        else:
-            times = torch.rand(3, 2, dtype=torch.float64)
-            found = forward_terms(
-                model, Acting(), objective, Samples(on_device(3, 4, 2, 2)), ["a"] * 3, advantages, cases,
-                times=times, address=(0,),
-            )  # fmt: skip
+        plan = method.plan(0, 4, config.rollout.noise_level, None)
+        (rollout,) = sample_batches(
+            model, None, prompts, stream=Stream.ROLLOUT, address=(0, 0), num_inference_steps=4,
+            solver=config.rollout.solver, plan=plan,
+        )  # fmt: skip
+        credit = method.credit(rewards, groups, rollout.edges, config.advantage.model_dump())
+        scored = Scored(prompts, rollout, rewards, groups, credit, (0, 0))
+        family = FAMILIES[method.family](model, Acting(), method, config, {"scenes_graded": reward}, scored)
+        found = family.look(family.cases([0, 1, 2, 3]), 0)
     assert all(term.device.type == "meta" for term in found.terms.values())
