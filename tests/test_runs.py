@@ -240,7 +240,7 @@ def test_a_folder_without_a_checkpoint_may_be_used_again(tmp_path):
 def test_a_step_that_no_learning_takes_stops_before_it_is_saved(tmp_path, tiny_pipeline_folder, monkeypatch):
     config = make_config(run={"iterations": 5}, evaluation={"num_images": 2})
     trainer = make_trainer(config, tmp_path / "run", tiny_pipeline_folder)
-    monkeypatch.setattr("advantageflow.trainer.rate", lambda *_: 1e20 if trainer.iteration == 2 else 1e-3)
+    monkeypatch.setattr("advantageflow.learner.rate", lambda *_: 1e20 if trainer.iteration == 2 else 1e-3)
     with pytest.raises(NonFiniteError, match=r"moved by \S+e\+19 in one step of iteration 2") as caught:
         trainer.run()
     assert caught.value.exit_code == 3
@@ -283,8 +283,8 @@ def test_the_gradient_scale_of_half_precision_goes_on_exactly(tmp_path, tiny_pip
 
     def trainer(name):
         found = make_trainer(config, tmp_path / name, tiny_pipeline_folder)
-        found.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=3)
-        found.keeper.scaler = found.scaler
+        found.learner.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=3)
+        found.keeper.scaler = found.learner.scaler
         return found
 
     whole = trainer("whole")
@@ -301,8 +301,8 @@ def test_the_gradient_scale_of_half_precision_goes_on_exactly(tmp_path, tiny_pip
     second = trainer("parts")
     second.run()
     assert torch.equal(weights(second), weights(whole))
-    assert second.scaler.state_dict() == whole.scaler.state_dict()
-    assert whole.scaler.state_dict()["_growth_tracker"] == 2
+    assert second.learner.scaler.state_dict() == whole.learner.scaler.state_dict()
+    assert whole.learner.scaler.state_dict()["_growth_tracker"] == 2
     rows = [
         [{key: value for key, value in row.items() if "seconds" not in key} for row in trainer.directory.metrics()]
         for trainer in (whole, second)

@@ -27,6 +27,7 @@ from advantageflow.comparison_settings import all_rewards, settle
 from advantageflow.config import Config, ConfigError, EvaluationSettings, load_config
 from advantageflow.errors import NonFiniteError, shown
 from advantageflow.evaluated import described
+from advantageflow.methods import changes_of
 from advantageflow.processes import child_environment, in_parallel
 from advantageflow.progress import change, number
 from advantageflow.reading import parse_changes
@@ -57,7 +58,7 @@ class Arm:
 def parse_arms(varied: Sequence[str], recipe: str) -> list[Arm]:
     """Every combination of "key=value,value" choices, as changes to a recipe.
 
-    An objective may carry its γ: advantageflow-1.1 and advantageflow-1-A. The key "recipe" gives arms their own recipe.
+    An objective may carry the setting that its class calls short: advantageflow-1.1 and advantageflow-1-A. The key "recipe" gives arms their own recipe.
 
     Raises:
         ConfigError: a choice is not of that form.
@@ -82,10 +83,7 @@ def parse_arms(varied: Sequence[str], recipe: str) -> list[Arm]:
 
 
 def _changes(key: str, value: str) -> tuple[str, ...]:
-    match = re.fullmatch(r"advantageflow-(.+)", value) if key == "objective" else None
-    if match:
-        return ("objective=advantageflow", f"objective.gamma={match[1]}")
-    return (f"{key}={value}",)
+    return changes_of(value) if key == "objective" else (f"{key}={value}",)
 
 
 def parse_budget(text: str, config: Config) -> tuple[str, ...]:

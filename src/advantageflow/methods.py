@@ -75,6 +75,19 @@ def dump_method(method: Method) -> dict[str, Any]:
     return {"name": method.name, **dataclasses.asdict(method)}
 
 
+def changes_of(variant: str) -> tuple[str, ...]:
+    """A method's name as changes to a recipe; "name-value" sets what the method's `short` names as well."""
+    from advantageflow.objectives import all_methods
+
+    names = {known for method in all_methods() for known in (method().name, *method.aliases)}
+    for method in all_methods() if variant not in names else []:
+        for name in (method().name, *method.aliases) if method.short else ():
+            if variant.startswith(f"{name}-"):
+                assert method.short is not None
+                return (f"objective={name}", f"objective.{method.short[0]}={variant.removeprefix(f'{name}-')}")
+    return (f"objective={variant}",)
+
+
 def describe() -> list[dict[str, Any]]:
     """Of every method: name, title, paper, family, what it sees, and its settings with defaults and bounds."""
     from advantageflow.objectives import all_methods

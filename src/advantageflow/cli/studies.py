@@ -39,14 +39,15 @@ def compare(
 
     from advantageflow import compare as comparison
     from advantageflow.errors import ConfigError, shown
+    from advantageflow.paper.experiments import BASELINE, COMPARED
     from advantageflow.places import check_folder
     from advantageflow.progress import say
     from advantageflow.report.comparison import table
 
     check_folder(output)
-    arms = comparison.parse_arms(vary or ["objective=advantageflow-1.1,advantageflow-1-A,nft,flow-grpo"], recipe)
+    arms = comparison.parse_arms(vary or [COMPARED], recipe)
     labels = [arm.label for arm in arms]
-    baseline = baseline or ("nft" if "nft" in labels else labels[0])
+    baseline = baseline or (BASELINE if BASELINE in labels else labels[0])
     if baseline not in labels:
         raise ConfigError(f"--baseline is {shown(baseline)}; the arms are {', '.join(labels)}")
     console = Console()

@@ -29,7 +29,6 @@ class ADRPO(Forward):
 
     title: ClassVar[str] = "ADRPO"
     paper: ClassVar[str] = "Fan et al., NeurIPS 2025"
-    short: ClassVar[str] = "strength"
     defaults: ClassVar[dict[str, Any]] = {
         "advantage.normalize": "centered",
         "advantage.clip": 1.0,

@@ -33,7 +33,7 @@ class AdvantageFlow(Forward):
 
     title: ClassVar[str] = "AdvantageFlow"
     paper: ClassVar[str] = "arXiv 2605.26013"
-    short: ClassVar[str] = "gamma"
+    short: ClassVar[tuple[str, str] | None] = ("gamma", "γ")
     defaults: ClassVar[dict[str, Any]] = {
         "advantage.normalize": "centered_rms",
         "advantage.clip": 1.0,

@@ -42,7 +42,7 @@ class Method:
 
     title, paper: what the method is called, and where it is from.
     aliases: further names that recipes may use.
-    short: the setting that `name-value` is short for in comparisons; "" for none.
+    short: the setting that a comparison's `name-value` means, and its symbol; None where there is none.
     defaults: settings of a run, by key, where a recipe is silent.
     whole_groups: the loss couples the images of a prompt: a batch never cuts a group, whose images are noised at the
         same times.
@@ -54,7 +54,7 @@ class Method:
     title: ClassVar[str]
     paper: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
-    short: ClassVar[str] = ""
+    short: ClassVar[tuple[str, str] | None] = None
     defaults: ClassVar[Mapping[str, Any]] = {}
     whole_groups: ClassVar[bool] = False
 

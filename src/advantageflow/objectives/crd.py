@@ -37,7 +37,6 @@ class CRD(Forward):
 
     title: ClassVar[str] = "CRD"
     paper: ClassVar[str] = "arXiv 2603.14128"
-    short: ClassVar[str] = "beta"
     whole_groups: ClassVar[bool] = True
     defaults: ClassVar[dict[str, Any]] = {
         "advantage.normalize": "raw_std",
@@ -71,13 +70,13 @@ class CRD(Forward):
         assert seen.group is not None
         reward = (seen.advantage / 10 + 0.5).clamp(0, 1)
         implied = self._error(seen.of("old") - seen.target) - self._error(seen.v - seen.target)
-        _, group = torch.unique(seen.group, return_inverse=True)
+        same = (seen.group[:, None] == seen.group[None]).to(reward.dtype)  # [batch, batch]: of one prompt and draw
         signs = (0.0,) if self.temperature is None else (1 / self.temperature, -1 / self.temperature)
         losses = []
         for sign in signs:
-            share = _group_softmax(sign * reward, group)
-            centered = implied - _group_sum(share * implied, group).detach()
-            losses.append((self.beta * centered - (reward - _group_sum(share * reward, group))).square())
+            share = (sign * reward).exp() / (same @ (sign * reward).exp())  # the softmax within a group
+            centered = implied - (same @ (share * implied)).detach()
+            losses.append((self.beta * centered - (reward - same @ (share * reward))).square())
         found = {"data": 5 / self.beta * torch.stack(losses).mean(0)}
         if "reference" in self.sees:
             least = min(1e-4 / self.reference_weight, 1.0)
@@ -87,14 +86,3 @@ class CRD(Forward):
 
     def _error(self, error: Tensor) -> Tensor:
         return mean_square(error) / (error_scale(error) if self.adaptive_scale else 1.0)
-
-
-def _group_sum(values: Tensor, group: Tensor) -> Tensor:
-    """Each element's group's sum, [batch]."""
-    total = values.new_zeros(int(group.max()) + 1)
-    return total.index_add(0, group, values)[group]
-
-
-def _group_softmax(values: Tensor, group: Tensor) -> Tensor:
-    """Softmax within each group, [batch]; the values are small."""
-    return values.exp() / _group_sum(values.exp(), group)

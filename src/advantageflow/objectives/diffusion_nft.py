@@ -36,7 +36,6 @@ class DiffusionNFT(Forward):
     title: ClassVar[str] = "DiffusionNFT"
     paper: ClassVar[str] = "arXiv 2509.16117"
     aliases: ClassVar[tuple[str, ...]] = ("nft",)
-    short: ClassVar[str] = "beta"
     defaults: ClassVar[dict[str, Any]] = {
         "advantage.normalize": "raw_std",
         "advantage.clip": 5.0,

@@ -31,7 +31,6 @@ class DRaFT(Gradient):
 
     title: ClassVar[str] = "DRaFT-K"
     paper: ClassVar[str] = "arXiv 2309.17400"
-    short: ClassVar[str] = "last_steps"
 
     last_steps: Annotated[int, Ge(1), Le(1000)] = 1
     enough: Real | None = None

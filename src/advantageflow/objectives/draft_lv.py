@@ -31,7 +31,6 @@ class DRaFTLV(Gradient):
 
     title: ClassVar[str] = "DRaFT-LV"
     paper: ClassVar[str] = "arXiv 2309.17400"
-    short: ClassVar[str] = "sigma"
 
     copies: Annotated[int, Ge(1), Le(100)] = 2
     sigma: Annotated[float, Gt(0), Le(1)] | None = None

@@ -46,7 +46,6 @@ class MixGRPO(Reverse):
 
     title: ClassVar[str] = "MixGRPO"
     paper: ClassVar[str] = "arXiv 2507.21802"
-    short: ClassVar[str] = "window"
     defaults: ClassVar[dict[str, Any]] = {
         "advantage.normalize": "group_std",
         "advantage.clip": 5.0,

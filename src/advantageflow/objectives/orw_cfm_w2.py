@@ -33,7 +33,6 @@ class ORWCFMW2(Forward):
 
     title: ClassVar[str] = "ORW-CFM-W2"
     paper: ClassVar[str] = "arXiv 2502.06061"
-    short: ClassVar[str] = "reference_weight"
     defaults: ClassVar[dict[str, Any]] = {
         "rollout.solver": "dpm2",
         "policy.rollout_decay": 0,

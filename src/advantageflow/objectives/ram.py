@@ -29,7 +29,6 @@ class RAM(Forward):
 
     title: ClassVar[str] = "RAM"
     paper: ClassVar[str] = "arXiv 2605.10759"
-    short: ClassVar[str] = "scale"
     defaults: ClassVar[dict[str, Any]] = {
         "advantage.normalize": "centered_rms",
         "advantage.clip": 1.0,

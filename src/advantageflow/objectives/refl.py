@@ -32,7 +32,6 @@ class ReFL(Gradient):
 
     title: ClassVar[str] = "ReFL"
     paper: ClassVar[str] = "arXiv 2304.05977"
-    short: ClassVar[str] = "last_steps"
 
     last_steps: Annotated[int, Ge(1), Le(1000)] = 4
     enough: Real | None = 2.0

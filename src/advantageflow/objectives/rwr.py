@@ -29,7 +29,6 @@ class RWR(Forward):
 
     title: ClassVar[str] = "Reward-weighted regression"
     paper: ClassVar[str] = "arXiv 2302.12192"
-    short: ClassVar[str] = "reference_weight"
     defaults: ClassVar[dict[str, Any]] = {
         "advantage.normalize": "group_softmax",
         "advantage.clip": 100.0,

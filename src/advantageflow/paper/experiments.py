@@ -58,6 +58,8 @@ GRADIENTS: dict[str, tuple[str, ...]] = {
     "ReFL": ("objective=refl", "objective.last_steps=6", "learn.batch_size=64", _SLOW),
 }
 GUIDANCE = 2.0  # of Table 1's second half
+# What `advantageflow compare` compares, and with what, where it is not said
+COMPARED, BASELINE = "objective=advantageflow-1.1,advantageflow-1-A,nft,flow-grpo", "nft"
 QUICK = ("run.iterations=8", "evaluation.every=4", "evaluation.num_images=240")
 
 

@@ -47,8 +47,9 @@ class ReportedRun:
     @property
     def method(self) -> str:
         """By which its colour is chosen, see `colors.color_of`."""
-        gamma = getattr(self.config.objective, "gamma", None)
-        return self.config.objective.name + (f"-{gamma}" if gamma is not None else "")
+        objective = self.config.objective
+        setting, _ = objective.short or ("", "")
+        return f"{objective.name}-{getattr(objective, setting)}" if setting else str(objective.name)
 
     def place(self, iteration: int, seconds: float) -> Place:
         """Where a moment is on each axis."""

@@ -14,8 +14,6 @@ from advantageflow.report.reported_run import ReportedRun, load_run, names
 from advantageflow.report.run_charts import learning_charts, score_charts
 from advantageflow.report.run_tables import changes_table, costs, environments, settings_table, task_table
 
-METHODS = {"advantageflow": "AdvantageFlow", "nft": "DiffusionNFT", "flow-grpo": "Flow-GRPO"}
-
 
 def write_report(folders: Sequence[Path], output: Path) -> Path:
     """One or several runs, finished or not, as one HTML file.
@@ -48,8 +46,9 @@ def write_report(folders: Sequence[Path], output: Path) -> Path:
 def sentence(run: ReportedRun) -> str:
     """What was done and what came of it, in plain English."""
     config, rewards = run.config, run.config.reward_weights
-    gamma = getattr(config.objective, "gamma", None)
-    method = METHODS[config.objective.name] + (f" (γ = {gamma})" if gamma is not None else "")
+    objective = config.objective
+    setting, symbol = objective.short or ("", "")
+    method = objective.title + (f" ({symbol} = {getattr(objective, setting)})" if setting else "")
     named = listed([name + (f" (weight {weight:g})" if len(rewards) > 1 else "") for name, weight in rewards.items()])
     count, seconds = len(run.rows), run.rows[-1]["seconds/training"]
     text = (
