@@ -58,8 +58,8 @@ class Arm:
 def parse_arms(varied: Sequence[str], recipe: str) -> list[Arm]:
     """Every combination of "key=value,value" choices, as changes to a recipe.
 
-    An objective may carry the setting that its class calls `short`: advantageflow-1.1. The key "recipe" gives arms their
-    own recipe.
+    An objective may carry the setting that its class calls `short`: advantageflow-1.1. The key "recipe" gives arms
+    their own recipe.
 
     Raises:
         ConfigError: a choice is not of that form.
