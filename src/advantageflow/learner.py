@@ -82,19 +82,18 @@ class Learner:
         family = self._family(scored)
         cases = family.cases([*range(len(scored.prompts))])
         cases = cases[: max(len(cases) // self.config.learn.t_draws, 1)]
+        signs = torch.sign(scored.advantages)
         found: dict[str, float | None] = {}
         for name, sign in SIGNS.items():
             self.optimizer.zero_grad()
-            seen = 0
-            for batch in self._batches(cases):
+            mine = [case for case in cases if signs[case[0]] == sign]
+            for batch in self._batches(cases if self.method.whole_groups else mine):
                 terms = family.look(batch, self.optimizer_step)
-                chosen = torch.sign(terms.advantages) == sign
+                chosen = (torch.sign(terms.advantages) == sign).to(self.model.device)
                 if chosen.any():
-                    mine = total(terms.terms)[chosen.to(self.model.device)]
-                    self.scaler.scale(mine.sum() / len(cases)).backward()
-                    seen += len(mine)
+                    self.scaler.scale(total(terms.terms)[chosen].sum() / len(cases)).backward()
             gradients = [p.grad for p in self.policy.parameters if p.grad is not None]
-            norm = torch.nn.utils.get_total_norm(gradients).item() / self.scaler.get_scale() if seen else None
+            norm = torch.nn.utils.get_total_norm(gradients).item() / self.scaler.get_scale() if mine else None
             found[f"grad_norm/{name}_advantage"] = norm
         self.optimizer.zero_grad()
         return found
