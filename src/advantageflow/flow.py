@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 TDistribution = Literal["uniform", "rollout_grid", "logit_normal"]
-Predicts = Literal["velocity", "epsilon", "sample"]  # what a network returns
+Predicts = Literal["velocity", "epsilon", "sample", "average_velocity"]  # what a network returns
 
 
 def like(t: Tensor | float, x: Tensor) -> Tensor:
@@ -86,9 +86,10 @@ class Path:
     def velocity_of(self, predicts: Predicts, prediction: Tensor, x_t: Tensor, t: Tensor | float) -> Tensor:
         """The velocity of what a network predicts: itself, the noise (epsilon), or the clean image (sample).
 
-        The noise does not tell the image where α = 0, nor the image the noise where σ = 0.
+        An average velocity (MeanFlow, arXiv 2505.13447) must be one over a span of no length, which is the velocity. The
+        noise does not tell the image where α = 0, nor the image the noise where σ = 0.
         """
-        if predicts == "velocity":
+        if predicts in ("velocity", "average_velocity"):
             return prediction
         alpha, sigma, _, _ = self._at(t, x_t)
         if predicts == "epsilon":
