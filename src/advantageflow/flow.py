@@ -86,8 +86,8 @@ class Path:
     def velocity_of(self, predicts: Predicts, prediction: Tensor, x_t: Tensor, t: Tensor | float) -> Tensor:
         """The velocity of what a network predicts: itself, the noise (epsilon), or the clean image (sample).
 
-        An average velocity (MeanFlow, arXiv 2505.13447) must be one over a span of no length, which is the velocity. The
-        noise does not tell the image where α = 0, nor the image the noise where σ = 0.
+        An average velocity (MeanFlow, arXiv 2505.13447) must be one over a span of no length, which is the velocity.
+        The noise does not tell the image where α = 0, nor the image the noise where σ = 0.
         """
         if predicts in ("velocity", "average_velocity"):
             return prediction
