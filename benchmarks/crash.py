@@ -153,7 +153,7 @@ def tiny_model(folder: Path) -> str:
     """A random pipeline of the built-in architecture, two layers deep."""
     import torch
 
-    from advantageflow.scenes.model import build_pipeline, build_transformer
+    from advantageflow.worlds.scenes.model import build_pipeline, build_transformer
 
     pipeline = build_pipeline()
     torch.manual_seed(0)

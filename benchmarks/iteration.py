@@ -20,10 +20,10 @@ from rich.console import Console
 from advantageflow.config import load_config
 from advantageflow.models import load_model
 from advantageflow.policy import Role
-from advantageflow.progress import Display
 from advantageflow.prompts import load_prompt_sets
 from advantageflow.rewards import load_reward
-from advantageflow.run_directory import RunDirectory
+from advantageflow.run.directory import RunDirectory
+from advantageflow.run.progress import Display
 from advantageflow.trainer import Trainer
 
 Call = tuple[Role, bool, tuple[torch.Tensor, ...]]

@@ -13,7 +13,7 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session")
 def tiny_pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved random pipeline of the built-in architecture, one layer deep."""
-    from advantageflow.scenes.model import build_pipeline, build_transformer
+    from advantageflow.worlds.scenes.model import build_pipeline, build_transformer
 
     folder = tmp_path_factory.mktemp("tiny")
     pipeline = build_pipeline()

@@ -11,10 +11,10 @@ from advantageflow.policy import Policy
 from advantageflow.prompts import load_prompts
 from advantageflow.rewards import load_reward
 from advantageflow.rollout import Rollout, sample_batches
-from advantageflow.scenes import WEIGHTS
-from advantageflow.scenes.pretrain import SCENES
-from advantageflow.scenes.verifier import verify
 from advantageflow.seeding import Stream, noise
+from advantageflow.worlds.scenes import WEIGHTS
+from advantageflow.worlds.scenes.pretrain import SCENES
+from advantageflow.worlds.scenes.verifier import verify
 
 PROMPTS = ["a red circle and a blue square", "three rings"]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from advantageflow.report.captions import caption, characters, font_file, marked
+from advantageflow.run.captions import caption, characters, font_file, marked
 
 LONG = "a red circle to the left of a blue square " * 5
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from advantageflow.checkpoint import (
+from advantageflow.run.checkpoint import (
     atomic_directory,
     load_optimizer_tensors,
     load_state,

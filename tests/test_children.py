@@ -13,7 +13,7 @@ import pytest
 CHILD = """
 import os, signal, sys, time
 from pathlib import Path
-from advantageflow.children import end_with_parent
+from advantageflow.studies.children import end_with_parent
 end_with_parent()
 def save(number, frame):
     Path(sys.argv[1] + ".saved").touch()
@@ -26,7 +26,7 @@ time.sleep(60)
 PARENT = """
 import os, sys
 from concurrent.futures import ThreadPoolExecutor
-from advantageflow import children
+from advantageflow.studies import children
 commands = [[sys.executable, "-c", sys.argv[1], f"{sys.argv[2]}/{i}", sys.argv[3]] for i in range(2)]
 try:
     with children.ended_by_signals(print), ThreadPoolExecutor(2) as pool:

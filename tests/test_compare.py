@@ -12,7 +12,11 @@ import pytest
 from scipy import stats
 from test_cli import SMALL, command, run
 
-from advantageflow.compare import (
+from advantageflow.config import ConfigError, load_config
+from advantageflow.report.colors import color_of
+from advantageflow.report.comparison import has_ratios
+from advantageflow.report.comparison_page import comparison_sentences, write_comparison
+from advantageflow.studies.compare import (
     Arm,
     Run,
     analyse,
@@ -23,10 +27,6 @@ from advantageflow.compare import (
     report,
     table,
 )
-from advantageflow.config import ConfigError, load_config
-from advantageflow.report.colors import color_of
-from advantageflow.report.comparison import has_ratios
-from advantageflow.report.comparison_page import comparison_sentences, write_comparison
 
 
 def test_arms_are_all_combinations():

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from advantageflow import cli
-from advantageflow.checkpoint import write_atomic
 from advantageflow.cli import main
 from advantageflow.config import check_config
 from advantageflow.devices import choose_device
 from advantageflow.errors import ConfigError
+from advantageflow.run.checkpoint import write_atomic
 
 
 def run(monkeypatch, capsys, *arguments: str) -> tuple[int, str]:

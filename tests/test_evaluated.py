@@ -2,12 +2,12 @@
 
 import pytest
 
-from advantageflow.compare import parse_arms, plan_runs
 from advantageflow.config import ConfigError, check_config, load_config, recipe_names
 from advantageflow.config_rules import OWN_KEYS, check_label
 from advantageflow.evaluated import add_trained
 from advantageflow.paper.experiments import ARMS, FIGURES
 from advantageflow.plan import make_plan, print_plan
+from advantageflow.studies.compare import parse_arms, plan_runs
 
 SD3 = "stabilityai/stable-diffusion-3.5-medium"
 VERIFIER = {"exact": "scenes_exact", "strict": "scenes_strict", "graded": "scenes_graded"}

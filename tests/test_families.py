@@ -31,8 +31,8 @@ from advantageflow.errors import ConfigError, NonFiniteError
 from advantageflow.models import load_model
 from advantageflow.models.flux import pack, unpack
 from advantageflow.rollout import sample_batches
-from advantageflow.scenes.model import build_text_encoder, build_tokenizer
 from advantageflow.seeding import Stream, noise
+from advantageflow.worlds.scenes.model import build_text_encoder, build_tokenizer
 
 PROMPTS = ["a red circle", "two blue rings"]
 FAMILIES = ["sd3", "flux", "qwen"]

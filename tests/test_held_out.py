@@ -9,9 +9,9 @@ from test_runs import command
 from test_trainer import brightness, make_config, make_trainer
 
 from advantageflow.config import dump_config
-from advantageflow.held_out import paired
-from advantageflow.run_directory import RunDirectory
-from advantageflow.stored import DamagedError
+from advantageflow.run.directory import RunDirectory
+from advantageflow.run.held_out import paired
+from advantageflow.run.stored import DamagedError
 
 SETTINGS = {"run": {"iterations": 4, "checkpoint_every": 1}, "evaluation": {"every": 1, "num_images": 6}}
 

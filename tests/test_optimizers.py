@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from advantageflow.checkpoint import load_optimizer_tensors, optimizer_tensors
 from advantageflow.config import ConfigError, LearnSettings
 from advantageflow.optimizers import build_optimizer, rate
+from advantageflow.run.checkpoint import load_optimizer_tensors, optimizer_tensors
 
 
 def rates(steps=10, **settings):

@@ -6,8 +6,8 @@ from threading import Barrier
 import pytest
 
 from advantageflow.errors import ConfigError
-from advantageflow.processes import child_environment, in_parallel
 from advantageflow.ranks import check_single_process
+from advantageflow.studies.processes import child_environment, in_parallel
 
 
 @pytest.mark.parametrize(

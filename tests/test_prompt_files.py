@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from advantageflow.config import ConfigError, PromptSettings
-from advantageflow.prompt_files import FORMATS
 from advantageflow.prompts import PromptSet, describe_sets, load_prompt_sets, load_prompts
+from advantageflow.prompts.files import FORMATS
 
 TWO = ("a red circle, on a white table", "two dogs")
 

@@ -9,12 +9,9 @@ import torch
 from PIL import Image
 from test_cli import run
 
-from advantageflow.checkpoint import save_state
-from advantageflow.compare import analyse
 from advantageflow.config import ConfigError, load_config
 from advantageflow.evaluation import Evaluation
 from advantageflow.pictures import to_pil
-from advantageflow.record import Record
 from advantageflow.report.colors import color_of, palette
 from advantageflow.report.comparison_page import side_by_side, write_comparison
 from advantageflow.report.page import duration, number, signed
@@ -22,8 +19,11 @@ from advantageflow.report.page_pictures import extremes, read_pictures
 from advantageflow.report.reported_run import load_run
 from advantageflow.report.run_page import write_report
 from advantageflow.report.run_tables import settings_table
-from advantageflow.run_directory import RunDirectory
-from advantageflow.samples import read_samples
+from advantageflow.run.checkpoint import save_state
+from advantageflow.run.directory import RunDirectory
+from advantageflow.run.samples import read_samples
+from advantageflow.studies.compare import analyse
+from advantageflow.studies.record import Record
 
 NASTY = '<script>alert("x")</script> & </script>'
 TASKS = ("single", "two")

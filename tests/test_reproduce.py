@@ -8,7 +8,6 @@ import pytest
 from test_cli import SMALL, run
 from test_compare import write_run
 
-from advantageflow.compare import analyse
 from advantageflow.config import ConfigError, load_config
 from advantageflow.paper.claims import (
     CLAIMS,
@@ -41,9 +40,10 @@ from advantageflow.paper.experiments import (
 )
 from advantageflow.paper.report import report, table1_markdown
 from advantageflow.paper.study import Study, best_rates, table1, tasks
-from advantageflow.processes import in_parallel
-from advantageflow.record import Record, read_run
-from advantageflow.scenes.prompts import TASKS
+from advantageflow.studies.compare import analyse
+from advantageflow.studies.processes import in_parallel
+from advantageflow.studies.record import Record, read_run
+from advantageflow.worlds.scenes.prompts import TASKS
 
 
 def test_a_record_says_what_the_run_s_folder_says(tmp_path):

@@ -7,14 +7,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from advantageflow.changes import changed, flat
-from advantageflow.checkpoint import MANIFEST, load_state, save_state
 from advantageflow.config import load_config
 from advantageflow.errors import ConfigError, NonFiniteError
-from advantageflow.keeping import best, kept, saved
-from advantageflow.resuming import resume
-from advantageflow.run_directory import RunDirectory
-from advantageflow.stored import DamagedError
+from advantageflow.run.changes import changed, flat
+from advantageflow.run.checkpoint import MANIFEST, load_state, save_state
+from advantageflow.run.directory import RunDirectory
+from advantageflow.run.keeping import best, kept, saved
+from advantageflow.run.resuming import resume
+from advantageflow.run.stored import DamagedError
 
 CONFIG = load_config("scenes")
 SECONDS = {"sampling": 1.0, "scoring": 1.0, "learning": 1.0, "evaluating": 1.0}

@@ -12,15 +12,15 @@ from safetensors.torch import load_file
 from test_trainer import brightness, make_config, make_trainer, weights
 from typer.testing import CliRunner
 
-from advantageflow.checkpoint import verify
 from advantageflow.cli import app
 from advantageflow.config import dump_config
 from advantageflow.errors import ConfigError, NonFiniteError
-from advantageflow.folder_lock import locked
-from advantageflow.interrupts import EXIT_CODE, stopping
-from advantageflow.keeping import saved
-from advantageflow.record import read_run
-from advantageflow.run_directory import RunDirectory
+from advantageflow.run.checkpoint import verify
+from advantageflow.run.directory import RunDirectory
+from advantageflow.run.folder_lock import locked
+from advantageflow.run.interrupts import EXIT_CODE, stopping
+from advantageflow.run.keeping import saved
+from advantageflow.studies.record import read_run
 
 SCENES = {"train": "scenes:train", "held_out": "scenes:held_out"}
 LORA = "pytorch_lora_weights.safetensors"

@@ -179,7 +179,7 @@ def test_stored_scores_of_other_content_under_the_same_name_are_made_again(store
             "def mean(images, prompts):\n    return 1 - images.mean((1, 2, 3))\n"
         )
     else:
-        monkeypatch.setattr("advantageflow.scoreboard.own_code", lambda: "another version")
+        monkeypatch.setattr("advantageflow.studies.scoreboard.own_code", lambda: "another version")
     text = call(*arguments)
     assert f"{changed} changed since; it is kept as 0-guidance1.old.jsonl, and made again" in text
     if changed in ("adapter", "prompts"):

@@ -7,7 +7,7 @@ from scipy import stats
 from advantageflow.config import ConfigError
 from advantageflow.prompts import load_prompts
 from advantageflow.rewards import load_reward
-from advantageflow.scoreboard import Mean, difference, open_folder, score_images, summarize
+from advantageflow.studies.scoreboard import Mean, difference, open_folder, score_images, summarize
 
 REWARDS = {"brightness": lambda images, prompts: images.mean((1, 2, 3)), "graded": load_reward("scenes_graded")}
 

@@ -24,8 +24,8 @@ from PIL import Image
 
 from advantageflow.config import ConfigError
 from advantageflow.rewards.remote import RemoteReward
+from advantageflow.rewards.server import create_app, serve
 from advantageflow.rewards.wire import ScoreRequest, decode_images, encode_request
-from advantageflow.server import create_app, serve
 
 testclient = pytest.importorskip("fastapi.testclient")
 

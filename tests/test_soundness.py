@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from advantageflow.errors import NonFiniteError
-from advantageflow.soundness import LARGEST_STEP, check_step, sizes
+from advantageflow.run.soundness import LARGEST_STEP, check_step, sizes
 
 
 def weights(scale=0.1):

@@ -10,10 +10,10 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from advantageflow import progress
 from advantageflow.config import check_config
-from advantageflow.pace import Pace, duration, images_after
-from advantageflow.progress import Bars, Display, change, number, say
+from advantageflow.run import progress
+from advantageflow.run.pace import Pace, duration, images_after
+from advantageflow.run.progress import Bars, Display, change, number, say
 
 # A process that ends at the first import of anything heavy
 STOPS = """

@@ -6,18 +6,18 @@ import pytest
 import torch
 from rich.console import Console
 
-from advantageflow.checkpoint import load_state
 from advantageflow.config import check_config
 from advantageflow.errors import NonFiniteError
-from advantageflow.keeping import place, saved
 from advantageflow.models import load_model
-from advantageflow.progress import Display
 from advantageflow.prompts import load_prompts
 from advantageflow.rewards import load_reward
 from advantageflow.rewards.scoring import RewardError
 from advantageflow.rollout import Rollout
-from advantageflow.run_directory import RunDirectory
-from advantageflow.samples import read_samples
+from advantageflow.run.checkpoint import load_state
+from advantageflow.run.directory import RunDirectory
+from advantageflow.run.keeping import place, saved
+from advantageflow.run.progress import Display
+from advantageflow.run.samples import read_samples
 from advantageflow.seeding import Stream, noise
 from advantageflow.trainer import Trainer
 

@@ -10,14 +10,14 @@ from advantageflow.config import Config
 from advantageflow.errors import NonFiniteError, shown
 from advantageflow.learning import FAMILIES, Family, Scored, Terms
 from advantageflow.learning.base import Case
-from advantageflow.metrics import learning_metrics
 from advantageflow.models.base import FlowModel
 from advantageflow.objectives.base import Method, total
 from advantageflow.optimizers import build_optimizer, rate, set_rate
 from advantageflow.policy import Policy, average_decay
 from advantageflow.rewards import Reward
+from advantageflow.run.metrics import learning_metrics
+from advantageflow.run.soundness import check_step, sizes
 from advantageflow.seeding import Stream, generator
-from advantageflow.soundness import check_step, sizes
 
 SIGNS = {"positive": 1, "negative": -1}
 

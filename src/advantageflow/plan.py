@@ -15,7 +15,7 @@ from advantageflow.errors import cut
 from advantageflow.evaluated import described
 from advantageflow.memory import MODELS, REWARDS, ModelFacts, image_tokens, pixels, reward_weights, stages, what_fits
 from advantageflow.models import BUILT_IN as BUILT_IN_MODELS
-from advantageflow.pace import images_after
+from advantageflow.run.pace import images_after
 
 # Teraflops a second that training reaches in half precision, about 40 % of the peak; memory in GB
 GPUS = {"H100": (400, 80), "A100": (125, 80), "4090": (65, 24)}

@@ -23,23 +23,23 @@ from advantageflow.config import Config, ConfigError
 from advantageflow.decay import decay_of
 from advantageflow.environment import peak_memory
 from advantageflow.evaluation import Evaluation
-from advantageflow.held_out import HeldOut
-from advantageflow.keeper import Keeper
 from advantageflow.learner import SIGNS, Learner
 from advantageflow.learning import Scored
-from advantageflow.metrics import MetricsWriter, reward_metrics
 from advantageflow.models.base import FlowModel
 from advantageflow.objectives.base import Method
 from advantageflow.policy import LORA_TARGETS, Policy, Role
-from advantageflow.progress import Display
 from advantageflow.prompts import PromptSet
-from advantageflow.report.grids import before_and_after, labelled_grid
 from advantageflow.rewards import Reward
 from advantageflow.rewards.scoring import Scorer
 from advantageflow.rollout import Rollout, sample_batches
-from advantageflow.run_directory import RunDirectory
+from advantageflow.run.directory import RunDirectory
+from advantageflow.run.grids import before_and_after, labelled_grid
+from advantageflow.run.held_out import HeldOut
+from advantageflow.run.keeper import Keeper
+from advantageflow.run.metrics import MetricsWriter, reward_metrics
+from advantageflow.run.progress import Display
+from advantageflow.run.watch import Watch, constant_rewards_advice
 from advantageflow.seeding import Stream, address_seed
-from advantageflow.watch import Watch, constant_rewards_advice
 
 
 class Trainer:

@@ -14,7 +14,7 @@ from advantageflow.rewards.clipscore import CLIPScore
 from advantageflow.rewards.hpsv2 import HPSv2
 from advantageflow.rewards.open_clip import load_into, to_transformers, vit_h_14_config
 from advantageflow.rewards.pickscore import PickScore
-from advantageflow.scenes.model import build_tokenizer
+from advantageflow.worlds.scenes.model import build_tokenizer
 
 SIZE, WIDTH, HEADS, LAYERS, PATCH, TOKENS = 32, 16, 2, 2, 8, 10
 PROMPTS = ["a red circle", "two blue rings and a cross and a circle"]  # the second is cut

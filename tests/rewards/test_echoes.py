@@ -13,8 +13,8 @@ from advantageflow.rewards.ocr import OCR
 from advantageflow.rewards.quotes import quoted_text
 from advantageflow.rewards.remote import RemoteReward
 from advantageflow.rewards.scoring import score
+from advantageflow.rewards.server import check_prompts
 from advantageflow.rewards.wire import read_request
-from advantageflow.server import check_prompts
 
 LONG = "x" * 5000
 IMAGES = torch.zeros(1, 3, 8, 8)
@@ -75,5 +75,5 @@ def test_what_a_prompt_is_understood_as_is_bounded_too():
 
 def test_every_echo_goes_through_the_functions_that_cut():
     folder = Path(advantageflow.__file__).parent
-    for file in (*folder.glob("rewards/*.py"), folder / "server.py"):
+    for file in folder.glob("rewards/*.py"):
         assert not re.findall(r"![rs]\}|\w\]?\[:\d+\](?:!r)?\}", file.read_text(encoding="utf-8")), file

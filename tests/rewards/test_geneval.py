@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from advantageflow.geneval import OBJECTS, TASKS, Clause, from_metadata, generate_prompts, parse_prompt
+from advantageflow.prompts.geneval import OBJECTS, TASKS, Clause, from_metadata, generate_prompts, parse_prompt
 from advantageflow.rewards.geneval import (
     ColorClassifier,
     Detection,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from advantageflow.geneval import OBJECTS, parse_prompt
+from advantageflow.prompts.geneval import OBJECTS, parse_prompt
 from advantageflow.rewards.geneval import Detection, correct, graded, strict
 
 DETECTOR, PHOTOS = (os.environ.get(name, "") for name in ("ADVANTAGEFLOW_TEST_DETECTOR", "ADVANTAGEFLOW_TEST_PHOTOS"))

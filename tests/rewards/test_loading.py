@@ -5,8 +5,8 @@ import torch
 from advantageflow.config import ConfigError
 from advantageflow.rewards import load_reward
 from advantageflow.rewards.scoring import RewardError, score
-from advantageflow.scenes.prompts import parse_prompt, sample_scene
-from advantageflow.scenes.world import render
+from advantageflow.worlds.scenes.prompts import parse_prompt, sample_scene
+from advantageflow.worlds.scenes.world import render
 
 IMAGES, PROMPTS = torch.zeros(2, 3, 64, 64), ["a ring", "two circles"]
 

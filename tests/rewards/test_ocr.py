@@ -4,7 +4,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from advantageflow.rewards.ocr import OCR, DrawnWord, edit_distance, quoted_text, similarity
-from advantageflow.words.world import ENGLISH, WordPrompt, misspell, render
+from advantageflow.worlds.words.world import ENGLISH, WordPrompt, misspell, render
 
 
 def picture_of(text, size=40):

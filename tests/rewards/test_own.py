@@ -171,7 +171,7 @@ def test_naming_a_reward_needs_no_torch(tmp_path):
 
 
 def test_a_file_among_several_rewards_has_a_curve_under_its_short_name():
-    from advantageflow.report.curves import each_reward
+    from advantageflow.run.curves import each_reward
 
     names = ("/home/me/mine.py:score", "http://127.0.0.1:8000", "pickscore")
     row = dict.fromkeys([*(f"reward/{name}/mean" for name in names), "reward/mean", "reward/std", "loss"], 0.0)

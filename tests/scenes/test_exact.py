@@ -9,9 +9,9 @@ from test_world import draw
 from advantageflow.config import load_config
 from advantageflow.reading import recipe_names
 from advantageflow.rewards import load_reward
-from advantageflow.scenes.exact import verify_exact
-from advantageflow.scenes.verifier import verify
-from advantageflow.scenes.world import BACKGROUND, COLORS, SHAPES, SceneObject, coverage, render
+from advantageflow.worlds.scenes.exact import verify_exact
+from advantageflow.worlds.scenes.verifier import verify
+from advantageflow.worlds.scenes.world import BACKGROUND, COLORS, SHAPES, SceneObject, coverage, render
 
 ROWS, COLUMNS = np.mgrid[0:64, 0:64] + 0.5
 

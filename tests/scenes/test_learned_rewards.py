@@ -6,11 +6,11 @@ import torch
 from scipy import stats
 
 from advantageflow.rewards import load_reward
-from advantageflow.scenes.pretrain import corrupt
-from advantageflow.scenes.prompts import sample_scene
-from advantageflow.scenes.rewards.clip import CLIP_WEIGHTS, load_clip
-from advantageflow.scenes.rewards.preference import PREFERENCE_WEIGHTS, PreferenceNetwork
-from advantageflow.scenes.rewards.training import (
+from advantageflow.worlds.scenes.pretrain import corrupt
+from advantageflow.worlds.scenes.prompts import sample_scene
+from advantageflow.worlds.scenes.rewards.clip import CLIP_WEIGHTS, load_clip
+from advantageflow.worlds.scenes.rewards.preference import PREFERENCE_WEIGHTS, PreferenceNetwork
+from advantageflow.worlds.scenes.rewards.training import (
     appeal,
     as_images,
     choices,
@@ -21,8 +21,8 @@ from advantageflow.scenes.rewards.training import (
     train_preference,
     true_prompts,
 )
-from advantageflow.scenes.verifier import verify
-from advantageflow.scenes.world import SceneObject, render
+from advantageflow.worlds.scenes.verifier import verify
+from advantageflow.worlds.scenes.world import SceneObject, render
 
 
 def held_out_scenes(count):

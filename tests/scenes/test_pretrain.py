@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from advantageflow.pretraining import EMPTY_CAPTIONS, pretrain
-from advantageflow.scenes.model import MAX_TOKENS, build_tokenizer
-from advantageflow.scenes.pretrain import SCENES, corrupt, sample_prompt
-from advantageflow.scenes.prompts import TASKS, parse_prompt, task_prompts
+from advantageflow.worlds.pretraining import EMPTY_CAPTIONS, pretrain
+from advantageflow.worlds.scenes.model import MAX_TOKENS, build_tokenizer
+from advantageflow.worlds.scenes.pretrain import SCENES, corrupt, sample_prompt
+from advantageflow.worlds.scenes.prompts import TASKS, parse_prompt, task_prompts
 
 
 def test_a_corrupted_caption_is_another_prompt_of_the_same_task():

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from advantageflow.scenes.prompts import TASKS, parse_prompt, sample_scene, split_prompts, task_prompts
-from advantageflow.scenes.verifier import Detection, detect, judge, verify
-from advantageflow.scenes.world import COLORS, RELATIONS, SHAPES, SceneObject, render
+from advantageflow.worlds.scenes.prompts import TASKS, parse_prompt, sample_scene, split_prompts, task_prompts
+from advantageflow.worlds.scenes.verifier import Detection, detect, judge, verify
+from advantageflow.worlds.scenes.world import COLORS, RELATIONS, SHAPES, SceneObject, render
 
 
 def draw(count, seed):

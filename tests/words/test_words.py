@@ -5,9 +5,9 @@ import pytest
 
 from advantageflow.config import ConfigError
 from advantageflow.prompts import load_prompts
-from advantageflow.scenes.world import BACKGROUND, COLORS
-from advantageflow.words.pretrain import WORDS, build_pipeline
-from advantageflow.words.world import (
+from advantageflow.worlds.scenes.world import BACKGROUND, COLORS
+from advantageflow.worlds.words.pretrain import WORDS, build_pipeline
+from advantageflow.worlds.words.world import (
     ENGLISH,
     LETTER_HEIGHT,
     LETTER_WIDTH,

@@ -8,8 +8,8 @@ from diffusers import StableDiffusion3Pipeline
 from advantageflow.evaluation import evaluate
 from advantageflow.models import load_model
 from advantageflow.prompts import load_prompts
-from advantageflow.words import WEIGHTS
-from advantageflow.words.pretrain import WORDS
+from advantageflow.worlds.words import WEIGHTS
+from advantageflow.worlds.words.pretrain import WORDS
 
 
 def test_it_is_a_small_stable_diffusion_3():

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from advantageflow.children import end_with_parent
 from advantageflow.cli.exporting import export
 from advantageflow.cli.failures import Interruption, explain
 from advantageflow.cli.pretraining import app as pretrain_app
@@ -23,6 +22,7 @@ from advantageflow.cli.studies import compare, report, reproduce
 from advantageflow.cli.training import train
 from advantageflow.errors import ConfigError
 from advantageflow.ranks import check_single_process
+from advantageflow.studies.children import end_with_parent
 
 NOISY = r"(torch|diffusers|transformers|peft|huggingface_hub|accelerate|datasets|tokenizers|matplotlib)\b"
 

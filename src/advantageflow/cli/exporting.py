@@ -11,7 +11,7 @@ import typer
 from advantageflow.errors import shown
 
 if TYPE_CHECKING:
-    from advantageflow.run_directory import RunDirectory
+    from advantageflow.run.directory import RunDirectory
 
 
 def export(
@@ -24,11 +24,11 @@ def export(
     """Write the trained adapter of a checkpoint; where all weights were trained, the transformer."""
     from rich.console import Console
 
-    from advantageflow.checkpoint import verify
     from advantageflow.config import ConfigError
-    from advantageflow.folder_lock import locked
-    from advantageflow.keeping import place
-    from advantageflow.run_directory import EXPORTS, RunDirectory, copy_export
+    from advantageflow.run.checkpoint import verify
+    from advantageflow.run.directory import EXPORTS, RunDirectory, copy_export
+    from advantageflow.run.folder_lock import locked
+    from advantageflow.run.keeping import place
 
     RunDirectory.check_run(run)
     directory = RunDirectory(run)
@@ -52,7 +52,7 @@ def export(
 
 def _chosen(directory: RunDirectory, iteration: str) -> int:
     from advantageflow.config import ConfigError
-    from advantageflow.keeping import best, saved, scores
+    from advantageflow.run.keeping import best, saved, scores
 
     kept = saved(directory.checkpoints)
     if not kept:

@@ -26,7 +26,7 @@ def pretrain_scenes(
     threads: Threads = 0,
 ) -> None:
     """Pre-train the built-in model of scenes (an hour on two CPU cores)."""
-    from advantageflow.scenes.pretrain import SCENES
+    from advantageflow.worlds.scenes.pretrain import SCENES
 
     _pretrain(SCENES, output, autoencoder_steps, flow_steps, pictures, seed, threads)
 
@@ -41,7 +41,7 @@ def pretrain_words(
     threads: Threads = 0,
 ) -> None:
     """Pre-train the built-in model of words (less than an hour on one CPU core)."""
-    from advantageflow.words.pretrain import WORDS
+    from advantageflow.worlds.words.pretrain import WORDS
 
     _pretrain(WORDS, output, autoencoder_steps, flow_steps, pictures, seed, threads)
 
@@ -53,7 +53,7 @@ RewardOutput = Annotated[Path, typer.Option(help="Folder for checkpoints and wei
 @app.command("scenes-clip")
 def pretrain_scenes_clip(output: RewardOutput, steps: RewardSteps = 600, seed: Seed = 0, threads: Threads = 0) -> None:
     """Train the reward scenes_clip (minutes on one CPU core)."""
-    from advantageflow.scenes.rewards.training import train_clip
+    from advantageflow.worlds.scenes.rewards.training import train_clip
 
     _use_threads(threads)
     train_clip(output, steps=steps, seed=seed)
@@ -64,7 +64,7 @@ def pretrain_scenes_preference(
     output: RewardOutput, steps: RewardSteps = 500, seed: Seed = 0, threads: Threads = 0
 ) -> None:
     """Train the reward scenes_preference (minutes on one CPU core)."""
-    from advantageflow.scenes.rewards.training import train_preference
+    from advantageflow.worlds.scenes.rewards.training import train_preference
 
     _use_threads(threads)
     train_preference(output, steps=steps, seed=seed)
@@ -73,7 +73,7 @@ def pretrain_scenes_preference(
 def _pretrain(
     world: Any, output: Path, autoencoder_steps: int, flow_steps: int, pictures: int, seed: int, threads: int
 ) -> None:
-    from advantageflow.pretraining import pretrain
+    from advantageflow.worlds.pretraining import pretrain
 
     _use_threads(threads)
     pretrain(

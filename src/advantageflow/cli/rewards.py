@@ -111,7 +111,7 @@ def serve(
     from advantageflow.config import ConfigError
 
     try:
-        from advantageflow.server import serve as run_server
+        from advantageflow.rewards.server import serve as run_server
     except ImportError as error:
         raise ConfigError(
             f'a reward server needs {error.name}; install with: pip install "advantageflow[rewards]"'

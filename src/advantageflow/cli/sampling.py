@@ -13,9 +13,9 @@ from advantageflow.errors import shown
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from advantageflow.candidates import Candidate
     from advantageflow.config import Config
     from advantageflow.prompts import PromptSet
+    from advantageflow.studies.candidates import Candidate
 
 LoraOption = Annotated[
     str | None,
@@ -112,7 +112,7 @@ def evaluate(
     candidates = _candidates(models, run, config, lora, _model_settings(resolution, dtype, base))
     means = _evaluate(candidates, chosen, config, output.expanduser() if output else None)
     if json_file:
-        from advantageflow.checkpoint import write_atomic
+        from advantageflow.run.checkpoint import write_atomic
 
         write_atomic(json_file.expanduser(), means)
 
@@ -124,13 +124,13 @@ def _evaluate(candidates: list[Candidate], chosen: dict[str, Any], config: Confi
     from rich.console import Console
     from rich.markdown import Markdown
 
-    from advantageflow.checkpoint import write_atomic
     from advantageflow.models import picture_size
     from advantageflow.places import check_folder
-    from advantageflow.progress import say
     from advantageflow.rewards import check_reward, load_reward
     from advantageflow.rewards.trial import try_rewards
-    from advantageflow.scoreboard import as_json, markdown, open_folder, reward_contents
+    from advantageflow.run.checkpoint import write_atomic
+    from advantageflow.run.progress import say
+    from advantageflow.studies.scoreboard import as_json, markdown, open_folder, reward_contents
 
     if output:
         check_folder(output)
@@ -178,8 +178,8 @@ def _columns(
     contents: dict[str, Any],
 ) -> dict[str, Any]:
     """Title -> rows of scores, of every model with every guidance scale."""
-    from advantageflow.progress import Bars
-    from advantageflow.scoreboard import keep_for, score_images
+    from advantageflow.run.progress import Bars
+    from advantageflow.studies.scoreboard import keep_for, score_images
 
     columns: dict[str, Any] = {}
     with Bars(console) as bars:
@@ -269,13 +269,13 @@ def _draw(
 ) -> None:
     from rich.console import Console
 
-    from advantageflow.drawing import write_pictures
     from advantageflow.evaluation import evaluate as evaluate_model
     from advantageflow.pictures import save_picture
     from advantageflow.places import check_file
-    from advantageflow.progress import Bars, say
     from advantageflow.prompts import PromptSet
-    from advantageflow.report.grids import labelled_grid, stack
+    from advantageflow.run.grids import labelled_grid, stack
+    from advantageflow.run.progress import Bars, say
+    from advantageflow.studies.drawing import write_pictures
 
     check_file(output)
     repeated = tuple(prompt for prompt in rows for _ in range(images))
@@ -344,7 +344,7 @@ def _scales(text: str) -> list[float]:
 def _config_of(run: Path | None) -> Config | None:
     if run is None:
         return None
-    from advantageflow.run_directory import RunDirectory
+    from advantageflow.run.directory import RunDirectory
 
     run = run.expanduser()
     RunDirectory.check_run(run)
@@ -369,8 +369,8 @@ def _of_run(config: Config | None) -> dict[str, Any]:
 
 
 def _prompts(chosen: dict[str, Any], config: Config | None) -> PromptSet:
-    from advantageflow.candidates import prompts_of_run
     from advantageflow.prompts import load_prompts
+    from advantageflow.studies.candidates import prompts_of_run
 
     if chosen["prompts"] is None and config is not None:
         return prompts_of_run(config)
@@ -383,7 +383,7 @@ def _rows(prompts: PromptSet, count: int | None) -> list[str]:
 
 
 def _model_settings(resolution: str | None, dtype: str | None, base: str | None) -> dict[str, Any]:
-    from advantageflow.candidates import parse_size
+    from advantageflow.studies.candidates import parse_size
 
     return _given({"resolution": parse_size(resolution) if resolution else None, "dtype": dtype, "base": base})
 
@@ -391,7 +391,7 @@ def _model_settings(resolution: str | None, dtype: str | None, base: str | None)
 def _candidates(
     models: list[str] | None, run: Path | None, config: Config | None, lora: str | None, settings: dict[str, Any]
 ) -> list[Candidate]:
-    from advantageflow.candidates import named, of_run
+    from advantageflow.studies.candidates import named, of_run
 
     found = of_run(run.expanduser(), config, lora, settings) if run and config else []
     return found + named(models or ([] if found else ["scenes"]), lora, settings)

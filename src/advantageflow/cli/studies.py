@@ -37,12 +37,12 @@ def compare(
     from rich.table import Table
     from rich.text import Text
 
-    from advantageflow import compare as comparison
     from advantageflow.errors import ConfigError, shown
     from advantageflow.paper.experiments import BASELINE, COMPARED
     from advantageflow.places import check_folder
-    from advantageflow.progress import say
     from advantageflow.report.comparison import table
+    from advantageflow.run.progress import say
+    from advantageflow.studies import compare as comparison
 
     check_folder(output)
     arms = comparison.parse_arms(vary or [COMPARED], recipe)
@@ -79,8 +79,8 @@ def compare(
 @contextmanager
 def _until_stopped(tell: Callable[[str], None]) -> Iterator[None]:
     """Runs in this block end with the command; the first signal lets them save."""
-    from advantageflow.children import StoppedError, ended_by_signals
-    from advantageflow.interrupts import EXIT_CODE
+    from advantageflow.run.interrupts import EXIT_CODE
+    from advantageflow.studies.children import StoppedError, ended_by_signals
 
     try:
         with ended_by_signals(tell):
@@ -108,8 +108,8 @@ def reproduce(
     from advantageflow.paper.experiments import FIGURES, QUICK, figures
     from advantageflow.paper.report import report
     from advantageflow.paper.study import Study, tasks
-    from advantageflow.processes import in_parallel
-    from advantageflow.progress import Bars, say
+    from advantageflow.run.progress import Bars, say
+    from advantageflow.studies.processes import in_parallel
 
     names = figures(figure)
     study = Study(runs, results)

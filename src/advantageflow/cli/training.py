@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from advantageflow.config import Config
-    from advantageflow.run_directory import RunDirectory
+    from advantageflow.run.directory import RunDirectory
 
 
 def train(
@@ -30,7 +30,7 @@ def train(
     from rich.console import Console
 
     from advantageflow.errors import cut
-    from advantageflow.progress import say
+    from advantageflow.run.progress import say
 
     console = Console()
     if recipe is not None and "=" in recipe:
@@ -42,7 +42,7 @@ def train(
         what = "going on with" if resume else f"{recipe_name},"
         say(console, cut(f"AdvantageFlow: {what} run folder {resume or folder}", 400))
     from advantageflow.config import ConfigError, load_config
-    from advantageflow.folder_lock import locked
+    from advantageflow.run.folder_lock import locked
 
     if resume is None:
         config = load_config(recipe or "scenes", changes or [])
@@ -53,7 +53,7 @@ def train(
             return
     elif recipe or output or plan:
         raise ConfigError("--resume continues a run in its folder; give no recipe, --output or --plan with it")
-    from advantageflow.run_directory import RunDirectory
+    from advantageflow.run.directory import RunDirectory
 
     if resume is not None:
         _resume(console, resume, changes or [], accept_changes)
@@ -65,11 +65,11 @@ def train(
 
 
 def _resume(console: Console, folder: Path, overrides: list[str], accept_changes: bool) -> None:
-    from advantageflow.changes import changed, finished
     from advantageflow.config import ConfigError
-    from advantageflow.folder_lock import locked
-    from advantageflow.progress import say
-    from advantageflow.run_directory import RunDirectory
+    from advantageflow.run.changes import changed, finished
+    from advantageflow.run.directory import RunDirectory
+    from advantageflow.run.folder_lock import locked
+    from advantageflow.run.progress import say
 
     RunDirectory.check_run(folder)
     with locked(folder):
@@ -92,10 +92,10 @@ def _load_inputs(console: Console, config: Config) -> dict[str, Any]:
     """Prompts, device, model and rewards, checked in this order before weights are loaded."""
     from advantageflow.devices import choose_device
     from advantageflow.models import check_family, check_model_path, picture_size
-    from advantageflow.progress import say
     from advantageflow.prompts import load_prompt_sets, shown_prompts
     from advantageflow.rewards import check_reward, load_reward
     from advantageflow.rewards.trial import try_rewards
+    from advantageflow.run.progress import say
 
     check_model_path(config.model.path, config.model.base)
     names = dict.fromkeys([*config.reward_weights, *config.evaluation.rewards.values()])
@@ -134,15 +134,15 @@ def _run(
 ) -> None:
     import torch
 
-    from advantageflow.changes import check_inputs
     from advantageflow.devices import choose_device
     from advantageflow.environment import environment
     from advantageflow.evaluated import described
-    from advantageflow.interrupts import EXIT_CODE, stopping
     from advantageflow.models import load_model
-    from advantageflow.progress import Display, say
     from advantageflow.prompts import describe_sets
-    from advantageflow.provenance import of_inputs, of_model
+    from advantageflow.run.changes import check_inputs
+    from advantageflow.run.interrupts import EXIT_CODE, stopping
+    from advantageflow.run.progress import Display, say
+    from advantageflow.run.provenance import of_inputs, of_model
     from advantageflow.trainer import Trainer
 
     told = describe_sets(inputs["train_prompts"], inputs["held_out_prompts"])
@@ -186,8 +186,8 @@ def _run(
 
 
 def _print_summary(console: Console, directory: RunDirectory, summary: dict[str, Any]) -> None:
-    from advantageflow.collapse import lost_variety, variety_warning
-    from advantageflow.progress import change, say
+    from advantageflow.run.collapse import lost_variety, variety_warning
+    from advantageflow.run.progress import change, say
 
     differences = {label: change(found) for label, found in summary["difference"].items()}
     _print_scores(console, {"before": summary["before"], "after": summary["after"]}, differences)

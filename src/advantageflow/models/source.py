@@ -13,7 +13,7 @@ from advantageflow.fingerprint import of_file, of_value
 from advantageflow.hub import PICKLED, cannot_fetch, commit_of_hub, notice_offline
 
 # Name -> package whose folder "weights" holds a pipeline
-BUILT_IN = {"scenes": "advantageflow.scenes", "words": "advantageflow.words"}
+BUILT_IN = {"scenes": "advantageflow.worlds.scenes", "words": "advantageflow.worlds.words"}
 INDEX = "model_index.json"
 DEFAULT_SIZE = 1024  # pixels
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import mean
 
-from advantageflow.compare import analyse
 from advantageflow.paper.experiments import (
     AF,
     AF_A,
@@ -33,6 +32,7 @@ from advantageflow.paper.experiments import (
 from advantageflow.paper.study import Study, table1
 from advantageflow.report.page import interval
 from advantageflow.statistics import Interval, paired_difference
+from advantageflow.studies.compare import analyse
 
 REPRODUCED, DIFFERENT, NOT_SHOWN, NOT_REPRODUCED = "reproduced", "different here", "not shown", "not reproduced"
 PENDING = "not run yet"

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from advantageflow.checkpoint import write_atomic
-from advantageflow.compare import analyse
 from advantageflow.paper.claims import claims_table
 from advantageflow.paper.experiments import FIGURES, SEARCHED_RATES, Panel, gamma_arm
 from advantageflow.paper.study import Study, table1
-from advantageflow.record import Record
 from advantageflow.report.comparison import draw_figure, draw_rates, draw_stability, markdown, table
+from advantageflow.run.checkpoint import write_atomic
 from advantageflow.statistics import bootstrap_mean
+from advantageflow.studies.compare import analyse
+from advantageflow.studies.record import Record
 
 
 def report(study: Study, names: Sequence[str]) -> list[str]:

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from advantageflow import children
-from advantageflow.compare import Arm, Run, finish, slug
 from advantageflow.config import ConfigError, check_config, flatten, load_config
 from advantageflow.errors import shown
 from advantageflow.paper.experiments import ARMS, GUIDANCE, METHODS, MULTI, SEARCH, SEARCHED_RATES, Panel, searched
-from advantageflow.processes import child_environment
-from advantageflow.record import Record
-from advantageflow.stored import read_object
+from advantageflow.run.stored import read_object
+from advantageflow.studies import children
+from advantageflow.studies.compare import Arm, Run, finish, slug
+from advantageflow.studies.processes import child_environment
+from advantageflow.studies.record import Record
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from advantageflow.record import SIGNS, Record
 from advantageflow.report.colors import color_of
 from advantageflow.report.page import interval, p_text
 from advantageflow.statistics import bootstrap_band, interpolate_curves
+from advantageflow.studies.record import SIGNS, Record
 
 AXES = {"seconds": "training time (s)", "images": "images generated", "steps": "optimizer steps"}
 

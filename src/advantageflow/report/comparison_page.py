@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from advantageflow.record import SIGNS
 from advantageflow.report.colors import palette
 from advantageflow.report.comparison import base_score, best_arm, has_ratios, nobody_better
 from advantageflow.report.page import (
@@ -24,8 +23,9 @@ from advantageflow.report.page import (
     write_page,
 )
 from advantageflow.report.page_pictures import FULL_BYTES, PICTURES, Picture, full_bytes, picture_of
-from advantageflow.samples import read_prompts, read_samples, sampled_iterations
+from advantageflow.run.samples import read_prompts, read_samples, sampled_iterations
 from advantageflow.statistics import bootstrap_band, interpolate_curves
+from advantageflow.studies.record import SIGNS
 
 SHOWN = 24  # prompts whose pictures stand side by side
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from advantageflow.checkpoint import write_atomic
 from advantageflow.config import ConfigError
+from advantageflow.run.checkpoint import write_atomic
 
 Chart = dict[str, Any]  # {"title", "about", "label", "traces"}, for templates/script.js.jinja
 Place = dict[str, float]  # axis -> position; the axes are "seconds", "images" and "steps"

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from advantageflow.samples import Sample, read_prompts, read_samples, sampled_iterations
+from advantageflow.run.samples import Sample, read_prompts, read_samples, sampled_iterations
 
 PICTURES = 288  # of a page, in all runs and iterations
 SHOWN_HEIGHT = 256  # pixels, at most, of what stands in a page

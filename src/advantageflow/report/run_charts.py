@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from advantageflow.record import SIGNS
-from advantageflow.report.curves import each_reward
 from advantageflow.report.page import Chart, Place, chart_of, trace_of
 from advantageflow.report.reported_run import ReportedRun
+from advantageflow.run.curves import each_reward
+from advantageflow.studies.record import SIGNS
 
 
 def score_charts(runs: Sequence[ReportedRun], per_unit: float) -> list[Chart]:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from advantageflow.collapse import lost_variety
 from advantageflow.report.colors import palette
 from advantageflow.report.page import axes, counted, duration, listed, number, plotly_js, time_unit, write_page
 from advantageflow.report.page_pictures import extremes
 from advantageflow.report.reported_run import ReportedRun, load_run, names
 from advantageflow.report.run_charts import learning_charts, score_charts
 from advantageflow.report.run_tables import changes_table, costs, environments, settings_table, task_table
+from advantageflow.run.collapse import lost_variety
 
 
 def write_report(folders: Sequence[Path], output: Path) -> Path:

@@ -48,6 +48,7 @@ VIT_H_TOKENIZER = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 CLIP_L = "openai/clip-vit-large-patch14"
 MASK2FORMER = "facebook/mask2former-swin-small-coco-instance"
 _HERE = "advantageflow.rewards"
+_SCENES = "advantageflow.worlds.scenes.rewards"
 BUILT_IN = {
     "scenes_graded": BuiltIn(f"{_HERE}.scenes:graded", "how much of a drawn scene is right, 0 to 1"),
     "scenes_strict": BuiltIn(
@@ -57,10 +58,11 @@ BUILT_IN = {
         f"{_HERE}.scenes:exact", "whether a drawn scene is right to the eye, 0 or 1; never train on it"
     ),
     "scenes_clip": BuiltIn(
-        "advantageflow.scenes.rewards.clip:SceneCLIP", "learned likeness of a drawn scene and its prompt, -1 to 1"
+        f"{_SCENES}.clip:SceneCLIP",
+        "learned likeness of a drawn scene and its prompt, -1 to 1",
     ),
     "scenes_preference": BuiltIn(
-        "advantageflow.scenes.rewards.preference:ScenePreference", "learned taste in drawn scenes, about 0 to 1"
+        f"{_SCENES}.preference:ScenePreference", "learned taste in drawn scenes, about 0 to 1"
     ),
     "pickscore": BuiltIn(
         f"{_HERE}.pickscore:PickScore",

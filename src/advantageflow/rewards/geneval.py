@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from advantageflow.geneval import COLORS, OBJECTS, GenEvalPrompt, parse_prompt
 from advantageflow.pictures import to_pil
+from advantageflow.prompts.geneval import COLORS, OBJECTS, GenEvalPrompt, parse_prompt
 from advantageflow.rewards import CLIP_L, MASK2FORMER
 
 THRESHOLD, COUNTING_THRESHOLD = 0.3, 0.9

@@ -1,4 +1,4 @@
-"""The drawn world's verifier as rewards. Range [0, 1]; source: `advantageflow.scenes.verifier` and `.exact`."""
+"""The drawn world's verifier as rewards. Range [0, 1]; source: `advantageflow.worlds.scenes.verifier` and `.exact`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 from torch import Tensor
 
-from advantageflow.scenes.exact import verify_exact
-from advantageflow.scenes.prompts import parse_prompt
-from advantageflow.scenes.verifier import verify
+from advantageflow.worlds.scenes.exact import verify_exact
+from advantageflow.worlds.scenes.prompts import parse_prompt
+from advantageflow.worlds.scenes.verifier import verify
 
 Verifier = Callable[[Tensor, list[str]], list[float]]
 

@@ -1,0 +1,1 @@
+"""The embedded defaults: worlds that are drawn, checked by rule and ship a small pre-trained pipeline each."""
