@@ -15,6 +15,7 @@ from advantageflow.errors import cut
 from advantageflow.evaluated import described
 from advantageflow.memory import MODELS, REWARDS, ModelFacts, image_tokens, pixels, reward_weights, stages, what_fits
 from advantageflow.models import BUILT_IN as BUILT_IN_MODELS
+from advantageflow.rewards import check_gradients
 from advantageflow.run.pace import images_after
 
 # Teraflops a second that training reaches in half precision, about 40 % of the peak; memory in GB
@@ -208,6 +209,8 @@ def print_plan(config: Config) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    if config.objective.family == "gradient":
+        check_gradients(config.reward_weights, config.objective.name)
     plan, prompts = make_plan(config), _describe_prompts(config.prompts)
     table = Table(title=f"Plan of {config.name}", show_header=False)
     table.add_row("model", config.model.path)

@@ -93,7 +93,8 @@ def _load_inputs(console: Console, config: Config) -> dict[str, Any]:
     from advantageflow.devices import choose_device
     from advantageflow.models import check_family, check_model_path, picture_size
     from advantageflow.prompts import load_prompt_sets, shown_prompts
-    from advantageflow.rewards import check_reward, load_reward
+    from advantageflow.rewards import check_gradients, check_reward, load_reward
+    from advantageflow.rewards.gradients import try_gradients
     from advantageflow.rewards.trial import try_rewards
     from advantageflow.run.progress import say
 
@@ -101,6 +102,8 @@ def _load_inputs(console: Console, config: Config) -> dict[str, Any]:
     names = dict.fromkeys([*config.reward_weights, *config.evaluation.rewards.values()])
     for name in names:
         check_reward(name)
+    if config.objective.family == "gradient":
+        check_gradients(config.reward_weights, config.objective.name)
     say(console, "loading prompts")
     sets = load_prompt_sets(config.prompts)
     pictured = shown_prompts(config.evaluation, sets[1])
@@ -121,10 +124,13 @@ def _load_inputs(console: Console, config: Config) -> dict[str, Any]:
     try_rewards(loaded, scored, size, timeout)
     if pictured is not sets[1]:  # which lack the columns of a file
         try_rewards({name: loaded[name] for name in evaluated}, dict.fromkeys(evaluated, pictured), size, timeout)
+    learned = {name: loaded[name] for name in config.reward_weights}
+    if config.objective.family == "gradient":
+        try_gradients(learned, sets[0], size)
     return {
         "train_prompts": sets[0],
         "held_out_prompts": sets[1],
-        "rewards": {name: loaded[name] for name in config.reward_weights},
+        "rewards": learned,
         "evaluated": {label: loaded[name] for label, name in config.evaluation.rewards.items()},
     }
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from advantageflow.learning.base import Case, Family, Terms
 from advantageflow.objectives.base import Sampled, Start
+from advantageflow.rewards.gradients import score_with_gradient
 from advantageflow.seeding import Stream, generator, noise
 
 
@@ -28,13 +29,14 @@ class GradientFamily(Family):
         return [(image, draw) for draw in range(self.config.learn.t_draws) for image in images]
 
     def look(self, cases: list[Case], step: int) -> Terms:
-        """Draw the cases' images on from recorded states, with gradient, and ask the rewards."""
+        """Draw the cases' images on from recorded states, as they were drawn but with gradient, and ask the rewards."""
         scored, model = self.scored, self.model
         images = [image for image, _ in cases]
         prompts = [scored.prompts[image] for image in images]
         begin = torch.tensor([self._begin(image, draw) for image, draw in cases])
         edges = [self._edge[image, int(each)] for image, each in zip(images, begin, strict=True)]
-        conditioning = model.encode(prompts)
+        conditioning, guidance = model.encode(prompts), self.config.rollout.guidance_scale
+        empty = model.encode([""]) if guidance != 1.0 else None
 
         def fresh(number: int) -> Tensor:
             drawn = [
@@ -48,7 +50,9 @@ class GradientFamily(Family):
                 self._edges.x[edges],
                 begin,
                 model.sigmas(self.config.rollout.num_inference_steps),
-                lambda x_t, t: model.velocity(transformer, x_t, t, conditioning),
+                lambda x_t, t: model.velocity(
+                    transformer, x_t, t, conditioning, guidance_scale=guidance, empty_prompt=empty
+                ),
                 fresh,
             )
             rewards = [self._reward(latents, prompts) for latents in self.method.images(start)]
@@ -66,7 +70,7 @@ class GradientFamily(Family):
         """The weighted sum of the rewards of latents, [batch], with gradient."""
         pictures = self.model.decode_with_gradient(latents)
         parts = [
-            weight * self.rewards[name].with_gradient(pictures, prompts).to(pictures.device)  # type: ignore[attr-defined]
+            weight * score_with_gradient(name, self.rewards[name], pictures, prompts)
             for name, weight in self.config.reward_weights.items()
         ]
         return torch.stack(parts).sum(0)

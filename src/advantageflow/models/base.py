@@ -17,6 +17,7 @@ import torch
 from diffusers import AutoencoderKL
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from advantageflow import flow
 from advantageflow.adapters import (
@@ -306,8 +307,21 @@ class FlowModel(ABC):
         return self.decode_with_gradient(latents)
 
     def decode_with_gradient(self, latents: Tensor) -> Tensor:
-        """`decode`, differentiable where a latent has a gradient."""
-        with self._awake(self.pipeline.vae):
+        """`decode`, differentiable where a latent has a gradient.
+
+        Then a VAE that is kept off the accelerator stays there for the backward pass, until the next `decode`; and one
+        that decodes an image at a time keeps no activations, but computes those of each image again.
+        """
+        vae = self.pipeline.vae
+        if not (torch.is_grad_enabled() and latents.requires_grad):
+            with self._awake(vae):
+                images = self.decode_latents(latents)
+        elif self.settings.vae_slicing:
+            vae.to(self.device)
+            parts = [checkpoint(self.decode_latents, part, use_reentrant=False) for part in latents.split(1)]
+            images = torch.cat(parts)
+        else:
+            vae.to(self.device)
             images = self.decode_latents(latents)
         finite = torch.isfinite(images.flatten(1)).all(1)  # before the clamp, which makes 1 of infinity
         if not finite.all():

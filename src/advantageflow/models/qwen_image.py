@@ -58,8 +58,10 @@ class QwenImageModel(FlowModel):
         frames = (latents / (1 / std) + mean).unsqueeze(2).to(vae.dtype)
         raw: list[Tensor] = []
         hook = vae.decoder.register_forward_hook(lambda module, given, found: raw.append(found))
-        images: Tensor = vae.decode(frames, return_dict=False)[0]  # clamps, which would make 1 of infinity
-        hook.remove()
+        try:
+            images: Tensor = vae.decode(frames, return_dict=False)[0]  # clamps, which would make 1 of infinity
+        finally:  # a checkpoint computes again only as far as it must, and leaves by an exception
+            hook.remove()
         decoded = torch.cat(raw)
         return torch.where(torch.isfinite(decoded), images, decoded)[:, :, 0]
 

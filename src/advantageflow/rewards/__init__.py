@@ -3,7 +3,8 @@
 A reward is a function `(images, prompts) -> sequence of floats`, with images float32 [batch, 3, height, width] in
 [0, 1] on the CPU; one that takes a third argument, `metadata`, gets the prompts' other columns, a dict each. All three
 are copies of its own. It may have a method `check_prompt(prompt)` that raises ValueError for a prompt that it cannot
-score; then all prompts are checked before a run starts. Built-in ones are imported, and their weights loaded, when they
+score; then all prompts are checked before a run starts. One that can be differentiated has `with_gradient(images,
+prompts) -> Tensor [batch]`, differentiable with respect to images in [0, 1] on any device. Built-in ones are imported, and their weights loaded, when they
 are asked for.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,14 @@ class BuiltIn:
         about: what it measures and its usual range.
         modules: what it imports beyond the core's dependencies; `pip install "advantageflow[rewards]"` has them.
         weights: hub repositories that its first use fetches.
+        gradient: it has `with_gradient`.
     """
 
     target: str
     about: str
     modules: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()
+    gradient: bool = False
 
     def missing(self) -> list[str]:
         """Modules that are not installed."""
@@ -60,30 +63,42 @@ BUILT_IN = {
     "scenes_clip": BuiltIn(
         f"{_SCENES}.clip:SceneCLIP",
         "learned likeness of a drawn scene and its prompt, -1 to 1",
+        gradient=True,
     ),
     "scenes_preference": BuiltIn(
-        f"{_SCENES}.preference:ScenePreference", "learned taste in drawn scenes, about 0 to 1"
+        f"{_SCENES}.preference:ScenePreference",
+        "learned taste in drawn scenes, about 0 to 1",
+        gradient=True,
     ),
     "pickscore": BuiltIn(
         f"{_HERE}.pickscore:PickScore",
         "human preference, about 0.8 to 0.9",
         weights=("yuvalkirstain/PickScore_v1", VIT_H_TOKENIZER),
+        gradient=True,
     ),
     "hpsv2": BuiltIn(
-        f"{_HERE}.hpsv2:HPSv2", "human preference (v2.1), about 0.2 to 0.4", weights=("xswu/HPSv2", VIT_H_TOKENIZER)
+        f"{_HERE}.hpsv2:HPSv2",
+        "human preference (v2.1), about 0.2 to 0.4",
+        weights=("xswu/HPSv2", VIT_H_TOKENIZER),
+        gradient=True,
     ),
     "clipscore": BuiltIn(
-        f"{_HERE}.clipscore:CLIPScore", "image-text similarity, about 0.25 to 0.32", weights=(CLIP_L,)
+        f"{_HERE}.clipscore:CLIPScore",
+        "image-text similarity, about 0.25 to 0.32",
+        weights=(CLIP_L,),
+        gradient=True,
     ),
     "aesthetic": BuiltIn(
         f"{_HERE}.aesthetic:Aesthetic",
         "aesthetic rating, about 4 to 7",
         weights=(CLIP_L, "trl-lib/ddpo-aesthetic-predictor"),
+        gradient=True,
     ),
     "imagereward": BuiltIn(
         f"{_HERE}.imagereward:ImageReward",
         "human preference, about -2 to 2",
         weights=("THUDM/ImageReward", "google-bert/bert-base-uncased"),
+        gradient=True,
     ),
     "ocr": BuiltIn(f"{_HERE}.ocr:OCR", "quoted words that can be read, 0 to 1", modules=("rapidocr", "onnxruntime")),
     "words": BuiltIn(
@@ -128,6 +143,29 @@ def check_reward(name: str) -> None:
         )
     else:
         _check_installed(name, BUILT_IN[name].missing())
+
+
+def check_gradients(names: Iterable[str], method: str) -> None:
+    """Check that a method may learn from the gradient of every reward, without loading weights.
+
+    Raises:
+        ConfigError: one has no `with_gradient`; or see `check_reward`.
+    """
+    for name in names:
+        check_reward(name)
+        if not _has_gradient(name):
+            whose = "the reward server" if is_address(name) else "the reward"
+            able = ", ".join(each for each, reward in BUILT_IN.items() if reward.gradient)
+            raise ConfigError(
+                f"objective {method!r} learns from a reward's gradient, which {whose} {shown(name)} does not give; set "
+                f"reward to any of {able}, or to your own that has with_gradient(images, prompts)"
+            )
+
+
+def _has_gradient(name: str) -> bool:
+    if name in BUILT_IN:
+        return BUILT_IN[name].gradient
+    return not is_address(name) and hasattr(_find(name), "with_gradient")
 
 
 def load_reward(name: str) -> Reward:

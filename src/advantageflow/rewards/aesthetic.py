@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from advantageflow.rewards import CLIP_L
-from advantageflow.rewards.clip import Clip, prepare_as_pictures
+from advantageflow.rewards.clip import Clip, prepare_as_pictures, prepare_smoothly
 from advantageflow.rewards.hub import file_from_hub, read_weights
 
 REPOSITORY, FILE = "trl-lib/ddpo-aesthetic-predictor", "aesthetic-model.pth"
@@ -37,9 +36,14 @@ class Aesthetic:
             head.load_state_dict({name.removeprefix("layers."): weight for name, weight in state.items()})
         self.head = head.requires_grad_(False).eval().to(self.clip.model.device)
 
-    @torch.no_grad()
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
         """Scores [batch] of images in [0, 1], [batch, 3, height, width]."""
-        embedded = self.clip.embed_images(prepare_as_pictures(images, self.clip.image_size))
-        scores: Tensor = self.head(embedded)
-        return scores.flatten().cpu()
+        return self._score(prepare_as_pictures(images, self.clip.image_size)).cpu()
+
+    def with_gradient(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """The same but for rounding to 8 bits, differentiable with respect to the images; on the reward's device."""
+        return self._score(prepare_smoothly(self.clip.take(images), self.clip.image_size))
+
+    def _score(self, pixels: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.clip.embed_images(pixels))
+        return scores.flatten()

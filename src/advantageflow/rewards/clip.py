@@ -39,9 +39,8 @@ class Clip:
         """Load from a folder or a hub name; the tokenizer may come from elsewhere."""
         return cls(from_hub(CLIPModel, path, dtype=torch.float32), from_hub(CLIPTokenizer, tokenizer or path))
 
-    @torch.no_grad()
     def embed_images(self, pixels: Tensor) -> Tensor:
-        """Prepared pixels [batch, 3, size, size] -> unit vectors [batch, width]."""
+        """Prepared pixels [batch, 3, size, size] -> unit vectors [batch, width], differentiable."""
         hidden = self.model.vision_model(pixel_values=pixels.to(self.model.device)).pooler_output
         return normalize(self.model.visual_projection(hidden), dim=-1)
 
@@ -55,8 +54,12 @@ class Clip:
         return normalize(self.model.text_projection(hidden), dim=-1)
 
     def cosine(self, pixels: Tensor, texts: list[str]) -> Tensor:
-        """Cosine similarity of each image with its own text, [batch]."""
-        return (self.embed_images(pixels) * self.embed_texts(texts)).sum(-1).cpu()
+        """Cosine similarity of each image with its own text, [batch] on the model's device, differentiable."""
+        return (self.embed_images(pixels) * self.embed_texts(texts)).sum(-1)
+
+    def take(self, images: Tensor) -> Tensor:
+        """Images of any precision on any device in the model's precision on its device."""
+        return images.to(self.model.device, self.model.dtype)
 
 
 def prepare_as_pictures(images: Tensor, size: int) -> Tensor:
@@ -73,13 +76,26 @@ def prepare_pictures(pictures: list[Image.Image], size: int) -> Tensor:
 
 def prepare_as_tensor(images: Tensor, size: int) -> Tensor:
     """Never rounded: shortest edge to `size` by antialiased bilinear, centre crop, mean and std (CLIPScore)."""
-    height, width = images.shape[-2:]
-    scale = size / min(height, width)
-    resized = interpolate(
-        images, (max(size, int(height * scale)), max(size, int(width * scale))), mode="bilinear", antialias=True
-    )
+    resized = _cover(images, size, "bilinear")
     top, left = (round((edge - size) / 2) for edge in resized.shape[-2:])
     return standardize(resized[..., top : top + size, left : left + size])
+
+
+def prepare_smoothly(images: Tensor, size: int) -> Tensor:
+    """`prepare_as_pictures` with a gradient: torch's antialiased bicubic on floats, cut off at black and white.
+
+    Pillow's filter is the same, but rounds to 8 bits before, between and after its two passes.
+    """
+    resized = _cover(images, size, "bicubic").clamp(0, 1)
+    top, left = ((edge - size) // 2 for edge in resized.shape[-2:])
+    return standardize(resized[..., top : top + size, left : left + size])
+
+
+def _cover(images: Tensor, size: int, mode: str) -> Tensor:
+    """Shortest edge to `size`, antialiased; the other in proportion, rounded down."""
+    height, width = images.shape[-2:]
+    short = min(height, width)
+    return interpolate(images, (size * height // short, size * width // short), mode=mode, antialias=True)
 
 
 def prepare_padded(images: Tensor, size: int) -> Tensor:
@@ -93,5 +109,5 @@ def prepare_padded(images: Tensor, size: int) -> Tensor:
 
 def standardize(pixels: Tensor) -> Tensor:
     """Subtract CLIP's mean and divide by its standard deviation, per channel."""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+    mean, std = (pixels.new_tensor(values).view(3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
     return (pixels - mean) / std

@@ -19,4 +19,8 @@ class CLIPScore:
 
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
         """Scores [batch] of images in [0, 1], [batch, 3, height, width]."""
-        return self.clip.cosine(prepare_as_tensor(images, self.clip.image_size), prompts)
+        return self.with_gradient(images, prompts).cpu()
+
+    def with_gradient(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """The same, differentiable with respect to the images; on the reward's device."""
+        return self.clip.cosine(prepare_as_tensor(self.clip.take(images), self.clip.image_size), prompts)

@@ -31,4 +31,8 @@ class HPSv2:
 
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
         """Scores [batch] of images in [0, 1], [batch, 3, height, width]."""
-        return self.clip.cosine(prepare_padded(images, self.clip.image_size), prompts)
+        return self.with_gradient(images, prompts).cpu()
+
+    def with_gradient(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """The same, differentiable with respect to the images; on the reward's device."""
+        return self.clip.cosine(prepare_padded(self.clip.take(images), self.clip.image_size), prompts)

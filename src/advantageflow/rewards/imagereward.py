@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BertTokenizer, BlipConfig, BlipTextModel, BlipVisionModel
 
-from advantageflow.rewards.clip import prepare_as_pictures
+from advantageflow.rewards.clip import prepare_as_pictures, prepare_smoothly
 from advantageflow.rewards.hub import file_from_hub, from_hub, read_weights, reward_device
 
 REPOSITORY, FILE = "THUDM/ImageReward", "ImageReward.pt"
@@ -107,13 +107,21 @@ class ImageReward:
             model.load_state_dict(to_transformers(read_weights(file_from_hub(REPOSITORY, FILE))))
         self.model = model.requires_grad_(False).eval().to(reward_device())
 
-    @torch.no_grad()
+        self._weight = self.model.head[0].weight  # tells device and precision
+        self._size: int = self.model.vision_model.config.image_size
+
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
         """Scores [batch] of images in [0, 1], [batch, 3, height, width]."""
+        return self._score(prepare_as_pictures(images, self._size), prompts).cpu()
+
+    def with_gradient(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """The same but for rounding to 8 bits, differentiable with respect to the images; on the reward's device."""
+        return self._score(prepare_smoothly(images.to(self._weight), self._size), prompts)
+
+    def _score(self, pixels: Tensor, prompts: list[str]) -> Tensor:
         tokens = self.tokenizer(
             prompts, padding="max_length", truncation=True, max_length=MAX_TEXT_TOKENS, return_tensors="pt"
         )
-        pixels = prepare_as_pictures(images, self.model.vision_model.config.image_size)
-        inputs = (part.to(reward_device()) for part in (pixels, tokens["input_ids"], tokens["attention_mask"]))
-        raw: Tensor = self.model(*inputs).cpu()
+        told = (tokens[name].to(self._weight.device) for name in ("input_ids", "attention_mask"))
+        raw: Tensor = self.model(pixels.to(self._weight), *told)
         return (raw - MEAN) / STD

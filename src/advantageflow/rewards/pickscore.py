@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from advantageflow.rewards import VIT_H_TOKENIZER
-from advantageflow.rewards.clip import Clip, prepare_as_pictures
+from advantageflow.rewards.clip import Clip, prepare_as_pictures, prepare_smoothly
 
 WEIGHTS = "yuvalkirstain/PickScore_v1"
 
@@ -21,5 +21,12 @@ class PickScore:
 
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
         """Scores [batch] of images in [0, 1], [batch, 3, height, width]."""
+        return self._score(prepare_as_pictures(images, self.clip.image_size), prompts).cpu()
+
+    def with_gradient(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """The same but for rounding to 8 bits, differentiable with respect to the images; on the reward's device."""
+        return self._score(prepare_smoothly(self.clip.take(images), self.clip.image_size), prompts)
+
+    def _score(self, pixels: Tensor, prompts: list[str]) -> Tensor:
         scale: float = self.clip.model.logit_scale.exp().item()
-        return scale * self.clip.cosine(prepare_as_pictures(images, self.clip.image_size), prompts) / 26
+        return scale * self.clip.cosine(pixels, prompts) / 26

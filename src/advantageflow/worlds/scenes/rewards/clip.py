@@ -143,7 +143,7 @@ class LearnedReward:
     """A reward by a network of images and words."""
 
     def __init__(self, network: nn.Module) -> None:
-        self.network = network
+        self.network = network.requires_grad_(False)
 
     def check_prompt(self, prompt: str) -> None:
         """Raise ValueError if a word is unknown, or there are none, or too many."""
@@ -157,9 +157,10 @@ class LearnedReward:
         return [score for batch in batches for score in self.network(*batch).tolist()]
 
     def with_gradient(self, images: Tensor, prompts: list[str]) -> Tensor:
-        """The same, [batch], differentiable with respect to the images."""
+        """The same, [batch] on the CPU, differentiable with respect to the images."""
         check_images(images, prompts)
-        found: Tensor = self.network(images.cpu(), tokenize(prompts))
+        weight = next(self.network.parameters())
+        found: Tensor = self.network(images.to(weight), tokenize(prompts))
         return found
 
 
