@@ -1,4 +1,4 @@
-"""Small worlds to test in: a tiny random SD3 pipeline, and double precision by request."""
+"""Small worlds to test in: a tiny random SD3 pipeline, and a tiny random CLIP."""
 
 from __future__ import annotations
 
@@ -28,3 +28,36 @@ def tiny_model(tiny_pipeline_folder: Path):
     from advantageflow.models import load_model
 
     return load_model(str(tiny_pipeline_folder))
+
+
+@pytest.fixture(scope="module")
+def clip():
+    """A random CLIP for pictures of 32 x 32 pixels and 10 words, frozen as rewards have it."""
+    from transformers import CLIPConfig, CLIPModel
+
+    from advantageflow.rewards.clip import Clip
+    from advantageflow.scenes.model import build_tokenizer
+
+    tokenizer = build_tokenizer()
+    tower = {
+        "hidden_size": 16,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "hidden_act": "gelu",
+        "projection_dim": 12,
+    }
+    text = {
+        **tower,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 10,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = {**tower, "image_size": 32, "patch_size": 8}
+    torch.manual_seed(0)
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=12))
+    for parameter in model.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)  # biases and norms too
+    return Clip(model, tokenizer)

@@ -66,6 +66,8 @@ ENCODING = 0.5  # activations of the text encoders, for one prompt
 REWARD_IMAGE = 0.02  # activations of a learned reward, for one picture
 LIVE = 16  # numbers per token and channel that a layer holds at once without gradients
 KEPT, KEPT_CHECKPOINTED = 34, 2  # numbers per token, channel and layer that are kept for the gradient
+KEPT_DECODING = 6  # what decoding keeps for the gradient, in units of its peak without one
+REWARD_GRADIENT = 0.45  # what a learned reward keeps of one picture for the gradient, a ViT-H/14 in float32
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -102,15 +104,45 @@ def stages(facts: ModelFacts, config: Config) -> dict[str, float]:
     sampling = rollout.batch_size * passes * channels * LIVE + _latents(config)
     decoded = 1 if model.vae_slicing else rollout.batch_size
     decoding = decoded * pixels(config) * facts.decode_bytes * precision / 2 / 1e9
-    kept = KEPT_CHECKPOINTED if model.gradient_checkpointing else KEPT
-    layers = facts.layers + (KEPT / kept if model.gradient_checkpointing else 0)
     return {
         "text encoding": shared + encoders + (0 if model.offload else vae) + ENCODING * min(1, facts.encoders),
         "sampling": shared + idle + sampling,
         "decoding": shared + (vae if model.offload else idle) + decoding + _latents(config),
         "scoring and sampling": shared + idle + sampling + scoring,
-        "learning": shared + idle + config.learn.batch_size * channels * layers * kept + _latents(config),
+        "learning": shared
+        + idle
+        + _kept(facts, config, channels)
+        + _through_pictures(facts, config)
+        + _latents(config),
     }
+
+
+def _kept(facts: ModelFacts, config: Config, channels: float) -> float:
+    """Activations of the transformer in all its calls for a batch; checkpointed, those of one layer again.
+
+    Args:
+        channels: one number per token and channel of one image, GB.
+    """
+    rollout, method = config.rollout, config.objective
+    calls: int = method.calls(rollout.num_inference_steps)
+    if method.family == "gradient" and rollout.guidance_scale != 1:
+        calls *= 2
+    checkpointed = config.model.gradient_checkpointing
+    layers = calls * facts.layers * (KEPT_CHECKPOINTED if checkpointed else KEPT) + (KEPT if checkpointed else 0)
+    return config.learn.batch_size * channels * layers
+
+
+def _through_pictures(facts: ModelFacts, config: Config) -> float:
+    """Of a gradient method: what decoding and scoring a batch keep, and a VAE that stays on the GPU for it."""
+    method, model = config.objective, config.model
+    if method.family != "gradient":
+        return 0.0
+    precision = BYTES[model.dtype] / 2
+    pictures: int = config.learn.batch_size * method.pictures()
+    decoded = 1 if model.vae_slicing else pictures
+    decoding = decoded * pixels(config) * facts.decode_bytes * precision * KEPT_DECODING / 1e9
+    learned = sum(bool(BUILT_IN[name].weights) for name in config.reward_weights if name in BUILT_IN)
+    return decoding + pictures * learned * REWARD_GRADIENT + (facts.vae * precision if model.offload else 0.0)
 
 
 def _weights(facts: ModelFacts, config: Config) -> float:

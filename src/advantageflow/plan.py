@@ -75,6 +75,10 @@ def make_plan(config: Config) -> Plan:
     sampling = round(images * _calls_per_image(config)) * (2 if rollout.guidance_scale != 1 else 1)
     method, cases = config.objective, images * learn.t_draws
     gradient = cases * method.calls(rollout.num_inference_steps)
+    pictures = 0  # that are decoded with gradient
+    if method.family == "gradient":
+        gradient *= 2 if rollout.guidance_scale != 1 else 1
+        pictures = cases * method.pictures()
     others = cases * sum(2 if method.guidance.get(role, 1.0) != 1 else 1 for role in method.sees)
     facts = MODELS.get(config.model.path)
     flops: float | None = None
@@ -86,7 +90,8 @@ def make_plan(config: Config) -> Plan:
         evaluated = evaluated_images(config)
         steps = config.evaluation.num_inference_steps * (2 if config.evaluation.guidance_scale != 1 else 1)
         flops = (passes * config.run.iterations + evaluated * steps) * forward_flops(facts, config)
-        flops += (images * config.run.iterations + evaluated) * pixels(config) * facts.decode_flops
+        decoded = (images + 3 * pictures) * config.run.iterations + evaluated
+        flops += decoded * pixels(config) * facts.decode_flops
         memory = stages(facts, config)
         fits = {name: what_fits(facts, config, size) for name, (_, size) in GPUS.items()}
     return Plan(

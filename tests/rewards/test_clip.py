@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 from torch.nn.functional import interpolate, layer_norm, normalize, scaled_dot_product_attention
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPModel
 
 from advantageflow.pictures import to_pil
 from advantageflow.rewards.aesthetic import Aesthetic, build_head
@@ -16,39 +16,10 @@ from advantageflow.rewards.open_clip import load_into, to_transformers, vit_h_14
 from advantageflow.rewards.pickscore import PickScore
 from advantageflow.worlds.scenes.model import build_tokenizer
 
-SIZE, WIDTH, HEADS, LAYERS, PATCH, TOKENS = 32, 16, 2, 2, 8, 10
+SIZE, WIDTH, HEADS, LAYERS, PATCH, TOKENS = 32, 16, 2, 2, 8, 10  # of the tiny CLIP in conftest
 PROMPTS = ["a red circle", "two blue rings and a cross and a circle"]  # the second is cut
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
 STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
-
-
-@pytest.fixture(scope="module")
-def clip():
-    tokenizer = build_tokenizer()
-    tower = {
-        "hidden_size": WIDTH,
-        "intermediate_size": 4 * WIDTH,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": HEADS,
-        "hidden_act": "gelu",
-        "projection_dim": 12,
-    }
-    text = {
-        **tower,
-        "vocab_size": len(tokenizer),
-        "max_position_embeddings": TOKENS,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    config = CLIPConfig(
-        text_config=text, vision_config={**tower, "image_size": SIZE, "patch_size": PATCH}, projection_dim=12
-    )
-    torch.manual_seed(0)
-    model = CLIPModel(config)
-    for parameter in model.parameters():
-        parameter.data += 0.05 * torch.randn_like(parameter)  # biases and norms too
-    return Clip(model, tokenizer)
 
 
 @pytest.fixture

@@ -230,6 +230,10 @@ class Gradient(Method):
         """The steps of the sampler from whose state a gradient may begin; each case draws one."""
         raise TypeError(f"{type(self).__name__} does not define its starts")
 
+    def pictures(self) -> int:
+        """Images that `images` gives for each case: so many are decoded and scored with gradient."""
+        return 1
+
     def plan(self, iteration: int, steps: int, level: float, transitions: int | None) -> Plan | None:
         """The ODE; states that a gradient may begin at are recorded."""
         return chain([0.0] * steps, self.starts(steps))

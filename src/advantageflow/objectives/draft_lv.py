@@ -42,6 +42,9 @@ class DRaFTLV(Gradient):
     def calls(self, steps: int) -> int:
         return 1 + self.copies
 
+    def pictures(self) -> int:
+        return 1 + self.copies
+
     def images(self, start: Start) -> Iterator[Tensor]:
         last = start.sigmas[-2]
         image = predict_x0(start.x, start.velocity(start.x, last), last)  # Euler's step to 0

@@ -107,7 +107,7 @@ class ImageReward:
             model.load_state_dict(to_transformers(read_weights(file_from_hub(REPOSITORY, FILE))))
         self.model = model.requires_grad_(False).eval().to(reward_device())
 
-        self._weight = self.model.head[0].weight  # tells device and precision
+        self._weight: Tensor = next(self.model.parameters())  # tells device and precision
         self._size: int = self.model.vision_model.config.image_size
 
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
