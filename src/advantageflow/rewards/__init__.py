@@ -3,9 +3,9 @@
 A reward is a function `(images, prompts) -> sequence of floats`, with images float32 [batch, 3, height, width] in
 [0, 1] on the CPU; one that takes a third argument, `metadata`, gets the prompts' other columns, a dict each. All three
 are copies of its own. It may have a method `check_prompt(prompt)` that raises ValueError for a prompt that it cannot
-score; then all prompts are checked before a run starts. One that can be differentiated has `with_gradient(images,
-prompts) -> Tensor [batch]`, differentiable with respect to images in [0, 1] on any device. Built-in ones are imported, and their weights loaded, when they
-are asked for.
+score; then all prompts are checked before a run starts. One that can be differentiated has
+`with_gradient(images, prompts) -> Tensor [batch]`, whose images in [0, 1] are on any device. Built-in ones are
+imported, and their weights loaded, when they are asked for.
 """
 
 from __future__ import annotations
