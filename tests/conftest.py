@@ -36,7 +36,7 @@ def clip():
     from transformers import CLIPConfig, CLIPModel
 
     from advantageflow.rewards.clip import Clip
-    from advantageflow.scenes.model import build_tokenizer
+    from advantageflow.worlds.scenes.model import build_tokenizer
 
     tokenizer = build_tokenizer()
     tower = {

@@ -112,7 +112,10 @@ def test_half_precision_gives_nearly_the_same_direction(dtype, clip, tmp_path, t
 
 @pytest.mark.parametrize("objective", ["draft", "draft-lv", "refl"])
 def test_a_gradient_method_trains_and_repeats_itself(objective, clip, tmp_path, tiny_pipeline_folder):
-    ends, short = [], {"run": {"iterations": 1, "samples_every": 100}, "evaluation": {"num_images": 2, "prompts_shown": 1}}
+    ends, short = (
+        [],
+        {"run": {"iterations": 1, "samples_every": 100}, "evaluation": {"num_images": 2, "prompts_shown": 1}},
+    )
     for name in ("one", "other"):
         _, trainer, _ = make_family(tiny_pipeline_folder, tmp_path / name, clip, objective, **short)
         before = torch.cat([weight.detach().flatten() for weight in trainer.policy.parameters]).clone()

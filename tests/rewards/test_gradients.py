@@ -16,7 +16,7 @@ from advantageflow.rewards.hpsv2 import HPSv2
 from advantageflow.rewards.imagereward import ImageReward
 from advantageflow.rewards.pickscore import PickScore
 from advantageflow.rewards.scoring import RewardError
-from advantageflow.scenes.world import SceneObject, render
+from advantageflow.worlds.scenes.world import SceneObject, render
 
 LEARNED = ["pickscore", "hpsv2", "clipscore", "aesthetic", "imagereward", "scenes_clip", "scenes_preference"]
 ROUNDED = ("pickscore", "aesthetic", "imagereward")
