@@ -14,7 +14,8 @@ from test_cli import SMALL, command, run
 
 from advantageflow.config import ConfigError, load_config
 from advantageflow.report.colors import color_of
-from advantageflow.report.comparison import has_ratios
+from advantageflow.report.comparison import has_ratios, table
+from advantageflow.report.comparison_folder import write_all
 from advantageflow.report.comparison_page import comparison_sentences, write_comparison
 from advantageflow.studies.compare import (
     Arm,
@@ -24,8 +25,6 @@ from advantageflow.studies.compare import (
     parse_arms,
     parse_budget,
     plan_runs,
-    report,
-    table,
 )
 
 
@@ -129,7 +128,7 @@ def test_a_method_twice_as_fast_is_reported_so(known, tmp_path):
     assert "| fast | 3 | 0.200 | 0.900 [" in text
     assert "| bad | " in text
     assert "3 of 3" in text
-    report(known, "slow", tmp_path)
+    write_all(known, "slow", tmp_path)
     assert json.loads((tmp_path / "comparison.json").read_text())["arms"]["bad"]["seeds"] == [0, 1]
     for name in ("seconds", "images", "steps", "stability"):
         assert (tmp_path / f"{name}.png").is_file()

@@ -96,32 +96,35 @@ def group_advantages(
         raise ValueError(f"clip must be positive, got {clip}")
     rewards = rewards.double()
     centered, group = _center(rewards, group_ids)
-    root_mean_square = centered.square().mean().sqrt()
-    if normalize == "centered_rms":
-        advantages = centered / root_mean_square if root_mean_square > 0 else centered
-    elif normalize == "raw_std":
-        advantages = centered / (rewards.std(correction=0) + 1e-4)
-    elif normalize == "centered":
-        advantages = centered
-    elif normalize == "group_std":
-        size = torch.bincount(group)
-        squares = torch.zeros(len(size), dtype=rewards.dtype, device=rewards.device)
-        squares.scatter_reduce_(0, group, centered.square(), "sum")
-        advantages = centered / (torch.sqrt(squares / (size - 1).clamp(min=1)) + 1e-8)[group]
-    elif normalize == "group_softmax":
-        scaled = (centered / (temperature * root_mean_square) if root_mean_square > 0 else centered).exp()
-        mean = torch.zeros(int(group.max()) + 1, dtype=rewards.dtype, device=rewards.device)
-        mean.scatter_reduce_(0, group, scaled, "mean", include_self=False)
-        advantages = scaled / mean[group] - 1
-    else:
-        raise ValueError(f"unknown normalize {normalize!r}; use one of {', '.join(get_args(Normalize))}")
-    advantages = advantages.clamp(-clip, clip)
+    advantages = _normalized(centered, rewards, group, normalize, temperature).clamp(-clip, clip)
     if recenter:
         advantages, group = _center(advantages, group_ids)
         largest = torch.zeros(int(group.max()) + 1, dtype=advantages.dtype, device=advantages.device)
         largest.scatter_reduce_(0, group, advantages.abs(), "amax")
         advantages = advantages * (clip / largest.clamp(min=clip))[group]
     return advantages
+
+
+def _normalized(centered: Tensor, rewards: Tensor, group: Tensor, normalize: Normalize, temperature: float) -> Tensor:
+    """Centred rewards in the unit that `group_advantages` names; groups are numbered from 0."""
+    root_mean_square = centered.square().mean().sqrt()
+    if normalize == "centered_rms":
+        return centered / root_mean_square if root_mean_square > 0 else centered
+    if normalize == "raw_std":
+        return centered / (rewards.std(correction=0) + 1e-4)
+    if normalize == "centered":
+        return centered
+    if normalize == "group_std":
+        size = torch.bincount(group)
+        squares = torch.zeros(len(size), dtype=rewards.dtype, device=rewards.device)
+        squares.scatter_reduce_(0, group, centered.square(), "sum")
+        return centered / (torch.sqrt(squares / (size - 1).clamp(min=1)) + 1e-8)[group]
+    if normalize == "group_softmax":
+        scaled = (centered / (temperature * root_mean_square) if root_mean_square > 0 else centered).exp()
+        mean = torch.zeros(int(group.max()) + 1, dtype=rewards.dtype, device=rewards.device)
+        mean.scatter_reduce_(0, group, scaled, "mean", include_self=False)
+        return scaled / mean[group] - 1
+    raise ValueError(f"unknown normalize {normalize!r}; use one of {', '.join(get_args(Normalize))}")
 
 
 def zero_variance_groups(rewards: Tensor, group_ids: Tensor) -> int:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from advantageflow.studies.compare import Run
 
 JobsOption = Annotated[int, typer.Option(min=1, help="Runs at once; of several GPUs each has one.")]
 RunThreadsOption = Annotated[int, typer.Option(min=0, help="CPU threads of each run; 0 for PyTorch's choice.")]
@@ -34,13 +39,12 @@ def compare(
     from rich.console import Console
     from rich.live import Live
     from rich.markdown import Markdown
-    from rich.table import Table
-    from rich.text import Text
 
     from advantageflow.errors import ConfigError, shown
     from advantageflow.paper.experiments import BASELINE, COMPARED
     from advantageflow.places import check_folder
     from advantageflow.report.comparison import table
+    from advantageflow.report.comparison_folder import write_all
     from advantageflow.run.progress import say
     from advantageflow.studies import compare as comparison
 
@@ -53,27 +57,31 @@ def compare(
     console = Console()
     tell = partial(say, console)
     runs = comparison.plan_runs(arms, seeds, budget, changes or [], output, say=tell)
-
-    def status() -> Table:
-        grid = Table("arm", *(f"seed {seed}" for seed in range(seeds)))
-        for label in labels:
-            cells = []
-            for run in (run for run in runs if run.arm.label == label):
-                rows = run.rows()
-                state = "diverged" if run.diverged else "done" if run.finished else ""
-                cells.append(f"{len(rows)}: {rows[-1]['reward/mean']:.3f} {state}" if rows else state or "-")
-            grid.add_row(Text(label), *cells)
-        return grid
-
-    live = Live(get_renderable=status, console=console, refresh_per_second=0.5)
+    live = Live(get_renderable=partial(_status, runs, labels, seeds), console=console, refresh_per_second=0.5)
     with _until_stopped(tell), live if console.is_interactive else nullcontext():
         for count, run in enumerate(comparison.finish_all(runs, jobs=jobs, threads=threads), 1):
             tell(f"{count} of {len(runs)} runs: {comparison.ended(run, score)}")
-    result = comparison.report(runs, baseline, output, score or None)
+    result = write_all(runs, baseline, output, score or None)
     console.print(Markdown(table(result)))
     tell(f"figures, numbers and report.html: {output}")
     if not (output / "report.html").exists():
         tell('report.html needs plotly: pip install "advantageflow[report]"')
+
+
+def _status(runs: Sequence[Run], labels: Sequence[str], seeds: int) -> Table:
+    """How far every run is: a row for each arm, a column for each seed."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table("arm", *(f"seed {seed}" for seed in range(seeds)))
+    for label in labels:
+        cells = []
+        for run in (run for run in runs if run.arm.label == label):
+            rows = run.rows()
+            state = "diverged" if run.diverged else "done" if run.finished else ""
+            cells.append(f"{len(rows)}: {rows[-1]['reward/mean']:.3f} {state}" if rows else state or "-")
+        grid.add_row(Text(label), *cells)
+    return grid
 
 
 @contextmanager

@@ -25,21 +25,6 @@ LISTED = 5  # prompts that a reward cannot use
 HELD_OUT_SHARE, MOST_HELD_OUT = 0.1, 500  # where nothing is said; an evaluation draws 480 images
 SUFFIXES = ", ".join(suffix for suffix in FORMATS if suffix)
 SETS = "scenes:train, words:train, geneval:COUNT, ocr:COUNT, hub:OWNER/NAME"
-OCR_WORDS = (
-    "Open", "Fresh", "Bakery", "Coffee", "House", "Blue", "River", "Summer", "Market", "Night", "Train", "Golden",
-    "Garden", "Silver", "Star", "Quiet", "Library", "Happy", "Birthday", "Welcome", "Home", "Grand", "Hotel",
-    "Ocean", "View", "Street", "Music", "Winter", "Sale", "Green", "Energy", "Space", "Travel", "Deep", "Learning",
-)  # fmt: skip
-OCR_PLACES = (
-    "a sign that says",
-    "a shop window with the words",
-    "a book cover titled",
-    "a poster that reads",
-    "a cake with icing that spells",
-    "a T-shirt printed with",
-    "a neon light that says",
-    "a chalkboard with the text",
-)
 
 
 @dataclass(frozen=True)
@@ -308,11 +293,10 @@ def _geneval(source: str, rest: str) -> Iterator[Record]:
 
 
 def _ocr(source: str, rest: str) -> Iterator[Record]:
-    count, seed = _count_and_seed(source, rest)
-    rng = np.random.default_rng([seed, 6])
-    for _ in range(count):
-        words = " ".join(rng.choice(OCR_WORDS, size=rng.integers(1, 4), replace=False))
-        yield Record(f'{rng.choice(OCR_PLACES)} "{words}"', "ocr", source, {})
+    from advantageflow.prompts.ocr import generate_prompts
+
+    for text in generate_prompts(*_count_and_seed(source, rest)):
+        yield Record(text, "ocr", source, {})
 
 
 GENERATED = {"scenes": _scenes, "words": _words, "geneval": _geneval, "ocr": _ocr}

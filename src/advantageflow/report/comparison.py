@@ -13,9 +13,7 @@ from matplotlib.figure import Figure
 from advantageflow.report.colors import color_of
 from advantageflow.report.page import interval, p_text
 from advantageflow.statistics import bootstrap_band, interpolate_curves
-from advantageflow.studies.record import SIGNS, Record
-
-AXES = {"seconds": "training time (s)", "images": "images generated", "steps": "optimizer steps"}
+from advantageflow.studies.record import AXES, SIGNS, Record
 
 
 def base_score(result: Mapping[str, Any]) -> float:

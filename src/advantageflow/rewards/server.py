@@ -20,8 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from torch import Tensor
 
 from advantageflow import __version__
-from advantageflow.config import ConfigError
-from advantageflow.errors import cut, shown
+from advantageflow.errors import ConfigError, cut, shown
 from advantageflow.rewards import Reward, check_reward, load_reward
 from advantageflow.rewards.addresses import is_loopback, server_secret
 from advantageflow.rewards.scoring import score

@@ -17,8 +17,7 @@ import httpx
 from PIL import Image
 from torch import Tensor
 
-from advantageflow.config import ConfigError
-from advantageflow.errors import cut, shown
+from advantageflow.errors import ConfigError, cut, shown
 from advantageflow.pictures import to_pil
 from advantageflow.rewards.addresses import ask, open_client, parse_address, sendable
 

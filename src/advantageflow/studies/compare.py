@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,6 @@ from advantageflow.errors import NonFiniteError, shown
 from advantageflow.evaluated import described
 from advantageflow.methods import changes_of
 from advantageflow.reading import parse_changes
-from advantageflow.report.comparison import AXES, draw_figure, draw_stability, table
-from advantageflow.report.comparison_page import write_comparison
-from advantageflow.run.checkpoint import write_atomic
 from advantageflow.run.collapse import lost_variety
 from advantageflow.run.directory import RunDirectory
 from advantageflow.run.progress import change, number
@@ -41,7 +37,7 @@ from advantageflow.statistics import (
 from advantageflow.studies import children
 from advantageflow.studies.comparison_settings import all_rewards, settle
 from advantageflow.studies.processes import child_environment, in_parallel
-from advantageflow.studies.record import SIGNS, Record, read_run
+from advantageflow.studies.record import AXES, SIGNS, Record, read_run
 
 DEFAULT_IMAGES = EvaluationSettings().num_images  # of records that do not say
 
@@ -377,21 +373,3 @@ def _interval(interval: Interval) -> dict[str, float | None]:
     """As JSON, which has no infinity: None is "never"."""
     parts = {"value": interval.value, "low": interval.low, "high": interval.high}
     return {name: value if np.isfinite(value) else None for name, value in parts.items()}
-
-
-def report(runs: Sequence[Run], baseline: str, output: Path, score: str | None = None) -> dict[str, Any]:
-    """Write comparison.json, comparison.md, the figures and, where its libraries are installed, report.html."""
-    records = [run.record() for run in runs if run.finished]
-    result = analyse(records, baseline, score)
-    write_atomic(output / "comparison.json", json.dumps(result, indent=2) + "\n")
-    write_atomic(output / "comparison.md", table(result))
-    for axis in AXES:
-        draw_figure({"": result}, axis, output / axis)
-    draw_stability(records, output / "stability")
-    if find_spec("plotly") and find_spec("jinja2"):
-        folders: dict[str, Path] = {}
-        for run in runs:
-            if run.finished and not run.diverged:
-                folders.setdefault(run.arm.label, run.folder)
-        write_comparison(result, output / "report.html", folders)
-    return result

@@ -22,6 +22,7 @@ KEYS: dict[str, type | tuple[type, ...]] = {
     "metrics": dict,
     "environment": dict,
 }
+AXES = {"seconds": "training time (s)", "images": "images generated", "steps": "optimizer steps"}
 SIGNS = {"positive": "A > 0", "negative": "A < 0"}  # of advantages, by which losses are split
 
 
