@@ -26,7 +26,7 @@ rewards
 config config_rules methods evaluated reading
 prompts
 adapters policy optimizers models
-rollout evaluation trial
+rollout evaluation
 learning
 run
 plan memory learner

@@ -12,7 +12,7 @@ from advantageflow.models import picture_size
 from advantageflow.prompts import PromptSet
 from advantageflow.rewards.remote import RemoteReward
 from advantageflow.rewards.scoring import RewardError
-from advantageflow.trial import try_rewards
+from advantageflow.rewards.trial import try_rewards
 
 PROMPTS = PromptSet(("a ring", "two circles"), ("x", "x"), metadata=({"count": 1}, {"count": 2}))
 

@@ -127,10 +127,10 @@ def _evaluate(candidates: list[Candidate], chosen: dict[str, Any], config: Confi
     from advantageflow.models import picture_size
     from advantageflow.places import check_folder
     from advantageflow.rewards import check_reward, load_reward
+    from advantageflow.rewards.trial import try_rewards
     from advantageflow.run.checkpoint import write_atomic
     from advantageflow.run.progress import say
     from advantageflow.studies.scoreboard import as_json, markdown, open_folder, reward_contents
-    from advantageflow.trial import try_rewards
 
     if output:
         check_folder(output)

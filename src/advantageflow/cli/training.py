@@ -95,8 +95,8 @@ def _load_inputs(console: Console, config: Config) -> dict[str, Any]:
     from advantageflow.prompts import load_prompt_sets, shown_prompts
     from advantageflow.rewards import check_gradients, check_reward, load_reward
     from advantageflow.rewards.gradients import try_gradients
+    from advantageflow.rewards.trial import try_rewards
     from advantageflow.run.progress import say
-    from advantageflow.trial import try_rewards
 
     check_model_path(config.model.path, config.model.base)
     names = dict.fromkeys([*config.reward_weights, *config.evaluation.rewards.values()])

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from advantageflow.errors import shown
-from advantageflow.prompts import PromptSet
 from advantageflow.rewards import Reward
 from advantageflow.rewards.faults import contained, definition, reason
 from advantageflow.rewards.scoring import RewardError
+
+if TYPE_CHECKING:
+    from advantageflow.prompts import PromptSet
 
 
 def score_with_gradient(name: str, reward: Reward, images: Tensor, prompts: Sequence[str]) -> Tensor:

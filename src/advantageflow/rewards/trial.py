@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 
-from advantageflow.prompts import PromptSet
 from advantageflow.rewards import Reward
 from advantageflow.rewards.scoring import score
+
+if TYPE_CHECKING:
+    from advantageflow.prompts import PromptSet
 
 
 def try_rewards(
