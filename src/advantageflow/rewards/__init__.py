@@ -157,7 +157,7 @@ def check_gradients(names: Iterable[str], method: str) -> None:
             whose = "the reward server" if is_address(name) else "the reward"
             able = ", ".join(each for each, reward in BUILT_IN.items() if reward.gradient)
             raise ConfigError(
-                f"objective {method!r} learns from a reward's gradient, which {whose} {shown(name)} does not give; set "
+                f"objective {shown(method)} learns from a reward's gradient, which {whose} {shown(name)} does not give; set "
                 f"reward to any of {able}, or to your own that has with_gradient(images, prompts)"
             )
 
