@@ -33,7 +33,7 @@ plan memory learner
 worlds.pretraining worlds.scenes.pretrain worlds.scenes.rewards.training worlds.words.pretrain
 trainer
 studies
-report
+reports
 paper
 cli
 """

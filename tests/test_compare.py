@@ -13,10 +13,10 @@ from scipy import stats
 from test_cli import SMALL, command, run
 
 from advantageflow.config import ConfigError, load_config
-from advantageflow.report.colors import color_of
-from advantageflow.report.comparison import has_ratios, table
-from advantageflow.report.comparison_folder import write_all
-from advantageflow.report.comparison_page import comparison_sentences, write_comparison
+from advantageflow.reports.colors import color_of
+from advantageflow.reports.comparison import has_ratios, table
+from advantageflow.reports.comparison_folder import write_all
+from advantageflow.reports.comparison_page import comparison_sentences, write_comparison
 from advantageflow.studies.compare import (
     Arm,
     Run,

@@ -8,8 +8,8 @@ from PIL import Image
 from test_report import make_run
 
 from advantageflow.errors import ConfigError
-from advantageflow.report.comparison_page import side_by_side
-from advantageflow.report.reported_run import load_run
+from advantageflow.reports.comparison_page import side_by_side
+from advantageflow.reports.reported_run import load_run
 from advantageflow.studies.record import Record, read_run
 
 

@@ -12,13 +12,13 @@ from test_cli import run
 from advantageflow.config import ConfigError, load_config
 from advantageflow.evaluation import Evaluation
 from advantageflow.pictures import to_pil
-from advantageflow.report.colors import color_of, palette
-from advantageflow.report.comparison_page import side_by_side, write_comparison
-from advantageflow.report.page import duration, number, signed
-from advantageflow.report.page_pictures import extremes, read_pictures
-from advantageflow.report.reported_run import load_run
-from advantageflow.report.run_page import write_report
-from advantageflow.report.run_tables import settings_table
+from advantageflow.reports.colors import color_of, palette
+from advantageflow.reports.comparison_page import side_by_side, write_comparison
+from advantageflow.reports.page import duration, number, signed
+from advantageflow.reports.page_pictures import extremes, read_pictures
+from advantageflow.reports.reported_run import load_run
+from advantageflow.reports.run_page import write_report
+from advantageflow.reports.run_tables import settings_table
 from advantageflow.run.checkpoint import save_state
 from advantageflow.run.directory import RunDirectory
 from advantageflow.run.samples import read_samples

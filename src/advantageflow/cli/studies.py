@@ -43,8 +43,8 @@ def compare(
     from advantageflow.errors import ConfigError, shown
     from advantageflow.paper.experiments import BASELINE, COMPARED
     from advantageflow.places import check_folder
-    from advantageflow.report.comparison import table
-    from advantageflow.report.comparison_folder import write_all
+    from advantageflow.reports.comparison import table
+    from advantageflow.reports.comparison_folder import write_all
     from advantageflow.run.progress import say
     from advantageflow.studies import compare as comparison
 
@@ -145,7 +145,7 @@ def report(
     from rich.console import Console
 
     from advantageflow.places import check_file
-    from advantageflow.report.run_page import write_report
+    from advantageflow.reports.run_page import write_report
 
     check_file(output)
     Console(markup=False).print(f"wrote {write_report(runs, output)}", highlight=False, soft_wrap=True)

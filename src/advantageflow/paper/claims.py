@@ -30,7 +30,7 @@ from advantageflow.paper.experiments import (
     gamma_arm,
 )
 from advantageflow.paper.study import Study, table1
-from advantageflow.report.page import interval
+from advantageflow.reports.page import interval
 from advantageflow.statistics import Interval, paired_difference
 from advantageflow.studies.compare import analyse
 

@@ -11,7 +11,7 @@ import numpy as np
 from advantageflow.paper.claims import claims_table
 from advantageflow.paper.experiments import FIGURES, SEARCHED_RATES, Panel, gamma_arm
 from advantageflow.paper.study import Study, table1
-from advantageflow.report.comparison import draw_figure, draw_rates, draw_stability, markdown, table
+from advantageflow.reports.comparison import draw_figure, draw_rates, draw_stability, markdown, table
 from advantageflow.run.checkpoint import write_atomic
 from advantageflow.statistics import bootstrap_mean
 from advantageflow.studies.compare import analyse

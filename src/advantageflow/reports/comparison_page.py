@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from advantageflow.report.colors import palette
-from advantageflow.report.comparison import base_score, best_arm, has_ratios, nobody_better
-from advantageflow.report.page import (
+from advantageflow.reports.colors import palette
+from advantageflow.reports.comparison import base_score, best_arm, has_ratios, nobody_better
+from advantageflow.reports.page import (
     Chart,
     axes,
     counted,
@@ -22,7 +22,7 @@ from advantageflow.report.page import (
     time_unit,
     write_page,
 )
-from advantageflow.report.page_pictures import FULL_BYTES, PICTURES, Picture, full_bytes, picture_of
+from advantageflow.reports.page_pictures import FULL_BYTES, PICTURES, Picture, full_bytes, picture_of
 from advantageflow.run.samples import read_prompts, read_samples, sampled_iterations
 from advantageflow.statistics import bootstrap_band, interpolate_curves
 from advantageflow.studies.record import SIGNS

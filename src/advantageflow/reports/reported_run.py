@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from advantageflow.config import Config, ConfigError
-from advantageflow.report.page import Place
-from advantageflow.report.page_pictures import FULL_BYTES, PICTURES, Picture, read_pictures
+from advantageflow.reports.page import Place
+from advantageflow.reports.page_pictures import FULL_BYTES, PICTURES, Picture, read_pictures
 from advantageflow.run.directory import RunDirectory, check_scores
 from advantageflow.run.keeping import place, saved
 from advantageflow.run.stored import DamagedError, read_object

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from advantageflow.report.colors import palette
-from advantageflow.report.page import axes, counted, duration, listed, number, plotly_js, time_unit, write_page
-from advantageflow.report.page_pictures import extremes
-from advantageflow.report.reported_run import ReportedRun, load_run, names
-from advantageflow.report.run_charts import learning_charts, score_charts
-from advantageflow.report.run_tables import changes_table, costs, environments, settings_table, task_table
+from advantageflow.reports.colors import palette
+from advantageflow.reports.page import axes, counted, duration, listed, number, plotly_js, time_unit, write_page
+from advantageflow.reports.page_pictures import extremes
+from advantageflow.reports.reported_run import ReportedRun, load_run, names
+from advantageflow.reports.run_charts import learning_charts, score_charts
+from advantageflow.reports.run_tables import changes_table, costs, environments, settings_table, task_table
 from advantageflow.run.collapse import lost_variety
 
 

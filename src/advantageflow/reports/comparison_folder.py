@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from advantageflow.report.comparison import draw_figure, draw_stability, table
-from advantageflow.report.comparison_page import write_comparison
+from advantageflow.reports.comparison import draw_figure, draw_stability, table
+from advantageflow.reports.comparison_page import write_comparison
 from advantageflow.run.checkpoint import write_atomic
 from advantageflow.studies.compare import Run, analyse
 from advantageflow.studies.record import AXES

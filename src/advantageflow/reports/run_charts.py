@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from advantageflow.report.page import Chart, Place, chart_of, trace_of
-from advantageflow.report.reported_run import ReportedRun
+from advantageflow.reports.page import Chart, Place, chart_of, trace_of
+from advantageflow.reports.reported_run import ReportedRun
 from advantageflow.run.curves import each_reward
 from advantageflow.studies.record import SIGNS
 

@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from advantageflow.report.colors import color_of
-from advantageflow.report.page import interval, p_text
+from advantageflow.reports.colors import color_of
+from advantageflow.reports.page import interval, p_text
 from advantageflow.statistics import bootstrap_band, interpolate_curves
 from advantageflow.studies.record import AXES, SIGNS, Record
 

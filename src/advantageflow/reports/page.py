@@ -135,7 +135,7 @@ def write_page(template: str, page: Mapping[str, Any], library: str, output: Pat
     if output.is_dir():
         raise ConfigError(f"{output} is a folder; give a file, such as {output / 'report.html'}")
     environment = Environment(
-        loader=PackageLoader("advantageflow.report"),
+        loader=PackageLoader("advantageflow.reports"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from advantageflow.config import Config, check_config, flatten
-from advantageflow.report.page import gibibytes
-from advantageflow.report.reported_run import ReportedRun
+from advantageflow.reports.page import gibibytes
+from advantageflow.reports.reported_run import ReportedRun
 
 
 def task_table(runs: Sequence[ReportedRun]) -> list[dict[str, Any]]:
