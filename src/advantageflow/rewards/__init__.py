@@ -157,8 +157,8 @@ def check_gradients(names: Iterable[str], method: str) -> None:
             whose = "the reward server" if is_address(name) else "the reward"
             able = ", ".join(each for each, reward in BUILT_IN.items() if reward.gradient)
             raise ConfigError(
-                f"objective {shown(method)} learns from a reward's gradient, which {whose} {shown(name)} does not give; "
-                f"set reward to any of {able}, or to your own that has with_gradient(images, prompts)"
+                f"objective {shown(method)} learns from a reward's gradient, which {whose} {shown(name)} "
+                f"does not give; set reward to any of {able}, or to your own that has with_gradient(images, prompts)"
             )
 
 
