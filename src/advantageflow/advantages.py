@@ -14,7 +14,7 @@ Combine = Literal["sum", "standardize", "gdpo"]
 def combine_rewards(rewards: Tensor, weights: Tensor, group_ids: Tensor, how: Combine = "sum") -> Tensor:
     """One reward per image out of several.
 
-    sum: Σ w_k r_k, so that a reward counts by its weight times its own spread (the paper, and DiffusionNFT's code).
+    sum: Σ w_k r_k, so that a reward counts by its weight times its own spread (the paper, and arXiv 2509.16117's code).
     standardize: Σ w_k r_k / std(r_k) over the batch (MeanFlowAdvantage).
     gdpo: Σ w_k (r_k - mean_prompt) / std_prompt(r_k) (GDPO).
 
@@ -63,9 +63,9 @@ def group_advantages(
     centered_rms: A = clip((r - mean_prompt) / Z), Z the root mean square over the batch of the centred rewards
         (AdvantageFlow, eq. 6).
     raw_std: z = clip((r - mean_prompt) / (std + 1e-4)), std over the batch of the raw rewards, so that differences
-        between prompts enlarge it (DiffusionNFT's and Flow-GRPO's code; their clip is 5).
-    centered: A = clip(r - mean_prompt) (ADRPO).
-    group_std: A = clip((r - mean_prompt) / (std_prompt + 1e-8)), the unbiased std of the prompt's own rewards (GRPO).
+        between prompts enlarge it (the code of arXiv 2509.16117 and 2505.05470; their clip is 5).
+    centered: A = clip(r - mean_prompt).
+    group_std: A = clip((r - mean_prompt) / (std_prompt + 1e-8)), the unbiased std of the prompt's own rewards.
     group_softmax: A = clip(K p - 1), p the softmax over the prompt's K images of (r - mean_prompt) / (temperature Z)
         (FlowAWR, whose Z is that of raw_std); 1 + A are weights with mean 1.
 

@@ -78,10 +78,11 @@ class PolicySettings(Section):
     lora_rank: Annotated[int, Field(ge=0, le=4096)] = Field(32, description="0 trains all weights")
     lora_alpha: Positive = 64
     lora_targets: Literal["attention", "all_attention"] = Field(
-        "attention", description="attention as in DiffusionNFT's code, or with SD3.5's second attention (attn2) as well"
+        "attention",
+        description="attention as arXiv 2509.16117's code has it, or SD3.5's second attention (attn2) as well",
     )
     rollout_decay: Literal[0, 1, 2] | Annotated[float, Field(gt=0, lt=1)] = Field(
-        1, description="of the rollout policy: DiffusionNFT's schedule 0, 1 or 2, or a constant between 0 and 1"
+        1, description="of the rollout policy: arXiv 2509.16117's schedule 0, 1 or 2, or a constant between 0 and 1"
     )
     rollout_every: Count = Field(1, description="iterations between updates of the rollout policy")
     average_decay: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of the weights that are evaluated")
@@ -236,7 +237,7 @@ def load_config(recipe: str, overrides: Iterable[str] = ()) -> Config:
 
     Args:
         recipe: the name of a shipped recipe or the path of a YAML file.
-        overrides: values are read as YAML; `objective=nft` is short for `objective.name=nft`.
+        overrides: values are read as YAML; `objective=NAME` is short for `objective.name=NAME`.
 
     Raises:
         ConfigError: naming the key, what is allowed, and the nearest valid name.
@@ -300,17 +301,27 @@ def check_config(settings: dict[str, Any]) -> Config:
         ConfigError: see `load_config`.
     """
     settings = {**settings, "objective": _named_objective(settings)}
+    config = _fill(settings)
+    check_plain("", settings, config.model_dump())
+    check_combination(config)
+    check_method(config, config.objective, get_args(ODESolver), get_args(SDESolver))
+    return config
+
+
+def default_config(method: str) -> Config:
+    """What a recipe that names a method alone means; whether the method can learn so is not checked."""
+    return _fill({"objective": {"name": method}})
+
+
+def _fill(settings: dict[str, Any]) -> Config:
+    """Validate every value; where `settings` are silent, the method's defaults are written into them."""
     _add_prompts(settings)
     _validate({key: value for key, value in settings.items() if key != "objective"})
     method = read_method(settings["objective"])
     for key, default in method.defaults.items():
         section, _, last = key.partition(".")
         settings[section] = {last: default, **settings.get(section, {})}
-    config = _validate({**settings, "objective": method})
-    check_plain("", settings, config.model_dump())
-    check_combination(config)
-    check_method(config, method, get_args(ODESolver), get_args(SDESolver))
-    return config
+    return _validate({**settings, "objective": method})
 
 
 def _validate(settings: dict[str, Any]) -> Config:

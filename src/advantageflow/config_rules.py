@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from advantageflow.config import Config
     from advantageflow.objectives.base import Method
 
+ROLES = ("learner", "rollout", "average", "reference", "critic")  # and a method's own
 OWN_KEYS = ("tasks", "all", "task", "prompt", "index", "scores", "iteration", "seconds")
 
 
@@ -72,6 +73,7 @@ def check_method(config: Config, method: Method, odes: tuple[str, ...], sdes: tu
             f"scoring.combine is {config.scoring.combine!r}, but objective {method.name!r} learns from the gradient of "
             "a weighted sum; set scoring.combine=sum"
         )
+    _check_roles(method)
     try:
         method.check(config)
         plan = method.plan(0, rollout.num_inference_steps, rollout.noise_level, learn.transitions)
@@ -96,6 +98,23 @@ def check_method(config: Config, method: Method, odes: tuple[str, ...], sdes: tu
         raise ConfigError(
             f"learn.optimizer_steps is {learn.optimizer_steps}, but an iteration has only {parts} {whole}"
         )
+
+
+def _check_roles(method: Method) -> None:
+    """A stranger's method may name roles that nobody has."""
+    for role in method.slow:
+        if role in ROLES or not role.isidentifier():
+            raise ConfigError(
+                f"objective {method.name!r} calls a slow copy {shown(role)}; allowed: one word other than "
+                f"{', '.join(ROLES)}"
+            )
+    known = ("rollout", "reference", "average", *method.slow) if method.family != "gradient" else ()
+    for role in sorted(method.sees):
+        if role not in known:
+            raise ConfigError(
+                f"objective {method.name!r} sees {shown(role)}; allowed for a {method.family} method: "
+                f"{', '.join(known) or 'nobody'}"
+            )
 
 
 def check_label(label: str) -> None:

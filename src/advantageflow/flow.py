@@ -156,7 +156,7 @@ def draw_t(
 
     uniform: independent draws from (0, 1) (AdvantageFlow, Algorithm 1).
     rollout_grid: `num_draws` of the times at which the sample was generated, each at most once, in random order
-        (DiffusionNFT's code).
+        (arXiv 2509.16117's code).
     logit_normal: the sigmoid of a standard normal (SD3).
     `shift` moves uniform and logit_normal draws towards noise.
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import re
 import sys
 import types
 import typing
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from advantageflow.config_errors import MOST_SENTENCES, nearest
 from advantageflow.errors import ConfigError, shown
+from advantageflow.reading import read_recipe, recipe_names
 
 if TYPE_CHECKING:
     from advantageflow.objectives.base import Method
@@ -75,41 +79,81 @@ def dump_method(method: Method) -> dict[str, Any]:
     return {"name": method.name, **dataclasses.asdict(method)}
 
 
-def changes_of(variant: str) -> tuple[str, ...]:
-    """A method's name as changes to a recipe; "name-value" sets what the method's `short` names as well."""
+def label_of(method: Method) -> str:
+    """A method's name, with the value of what its `short` names: "NAME-VALUE"."""
+    return f"{method.name}-{getattr(method, method.short[0])}" if method.short else method.name
+
+
+def split_label(label: str) -> tuple[type[Method], str | None] | None:
+    """The method that a label names, and the value in "NAME-VALUE" or "TITLE(VALUE)"; None if it names none.
+
+    A method is known by its name, aliases, title and class.
+    """
     from advantageflow.objectives import all_methods
 
-    names = {known for method in all_methods() for known in (method().name, *method.aliases)}
-    for method in all_methods() if variant not in names else []:
-        for name in (method().name, *method.aliases) if method.short else ():
-            if variant.startswith(f"{name}-"):
-                assert method.short is not None
-                return (f"objective={name}", f"objective.{method.short[0]}={variant.removeprefix(f'{name}-')}")
-    return (f"objective={variant}",)
+    known = [(name, method) for method in all_methods() for name in _known_as(method)]
+    for name, method in known:
+        if label == name:
+            return method, None
+    for name, method in known:
+        found = re.fullmatch(rf"{re.escape(name)}(?:-(.+)|\((.+)\))", label)
+        if found and method.short:
+            return method, found[1] or found[2]
+    return None
+
+
+def _known_as(method: type[Method]) -> tuple[str, ...]:
+    return (method().name, *method.aliases, method.title, method.__name__)
+
+
+def changes_of(variant: str) -> tuple[str, ...]:
+    """A method's name as changes to a recipe; "name-value" sets what the method's `short` names as well."""
+    method, value = split_label(variant) or (None, None)
+    if method is None or method.short is None or value is None:
+        return (f"objective={variant}",)
+    return (f"objective={method().name}", f"objective.{method.short[0]}={value}")
 
 
 def describe() -> list[dict[str, Any]]:
-    """Of every method: name, title, paper, family, what it sees, and its settings with defaults and bounds."""
+    """`describe_method` of every method."""
     from advantageflow.objectives import all_methods
 
     return [describe_method(method) for method in all_methods()]
 
 
 def describe_method(method: type[Method]) -> dict[str, Any]:
-    """One row of `describe`."""
+    """What there is to know of a method without a run.
+
+    Name, aliases, title, paper, family, docstring, what it sees by default, settings with defaults and what is allowed,
+    what a recipe's silence means, shipped recipes, the file in the package and its number of lines.
+    """
     made, hints = method(), typing.get_type_hints(method, include_extras=True)
+    file, package = Path(inspect.getfile(method)).resolve(), Path(__file__).resolve().parent
     return {
         "name": made.name,
         "aliases": list(method.aliases),
         "title": method.title,
         "paper": method.paper,
         "family": method.family,
+        "doc": inspect.getdoc(method) or "",
         "sees": sorted(made.sees),
         "settings": {
             field.name: {"default": getattr(made, field.name), "allowed": allowed(hints[field.name])}
             for field in dataclasses.fields(method)
         },
         "defaults": dict(method.defaults),
+        "recipes": [name for name, its in _recipes().items() if its is method],
+        "file": file.relative_to(package).as_posix() if file.is_relative_to(package) else None,
+        "lines": len(file.read_text(encoding="utf-8").splitlines()),
+    }
+
+
+@cache
+def _recipes() -> dict[str, type[Method]]:
+    """The shipped recipes that users start from, those of the paper's figures aside, and their methods."""
+    objectives = {name: read_recipe(name).get("objective", DEFAULT) for name in recipe_names() if "/" not in name}
+    return {
+        name: find_method(its if isinstance(its, str) else its.get("name", DEFAULT)) for name, its in objectives.items()
     }
 
 

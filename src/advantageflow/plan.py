@@ -39,8 +39,8 @@ PAPER: dict[str, Any] = {
     "run.iterations": 1000,
 }
 UNSTATED = (
-    "the decay of the rollout policy, learning rate and weight decay, gradient clipping: as in DiffusionNFT's code, "
-    "since the paper states none"
+    "the decay of the rollout policy, learning rate and weight decay, gradient clipping: as in "
+    "arXiv 2509.16117's code, since the paper states none"
 )
 
 
@@ -70,10 +70,10 @@ class Plan:
 
 def make_plan(config: Config) -> Plan:
     """Count and estimate; loads nothing."""
-    rollout, learn = config.rollout, config.learn
+    rollout = config.rollout
     images = rollout.prompts_per_iteration * rollout.images_per_prompt
     sampling = round(images * _calls_per_image(config)) * (2 if rollout.guidance_scale != 1 else 1)
-    method, cases = config.objective, images * learn.t_draws
+    method, cases = config.objective, round(images * _cases_per_image(config))
     gradient = cases * method.calls(rollout.num_inference_steps)
     pictures = 0  # that are decoded with gradient
     if method.family == "gradient":
@@ -117,6 +117,16 @@ def _calls_per_image(config: Config) -> float:
     return float(sum(1 / plan.leaves_after(step - 1) for step in range(steps)))
 
 
+def _cases_per_image(config: Config) -> float:
+    """What is learned from an image, on average; images of a tree share the transitions before they part."""
+    method, draws = config.objective, config.learn.t_draws
+    if method.family != "reverse":
+        return draws
+    rollout = config.rollout
+    plan = method.plan(0, rollout.num_inference_steps, rollout.noise_level, config.learn.transitions)
+    return float(draws * sum(1 / plan.leaves_after(step) for step in plan.keep) / len(plan.keep))
+
+
 def evaluated_images(config: Config) -> int:
     """Drawn in all evaluations of a run and for its pictures."""
     settings = config.evaluation
@@ -148,9 +158,11 @@ def departures(config: Config) -> list[str]:
         if value != stated and not (key == "rollout.solver" and config.objective.family == "reverse"):
             found.append(f"{key} is {value}; the paper has {stated}")
     if config.model.dtype != "float16":
-        found.append(f"model.dtype is {config.model.dtype}; DiffusionNFT's code, which the paper changed, has float16")
+        found.append(
+            f"model.dtype is {config.model.dtype}; the code that the paper changed (arXiv 2509.16117) has float16"
+        )
     if str(config.prompts.train).startswith("ocr:"):
-        found.append("prompts are generated; the paper uses Flow-GRPO's files of OCR prompts")
+        found.append("prompts are generated; the paper uses the files of OCR prompts of arXiv 2505.05470")
     if {"ocr"} & {*config.reward_weights}:
         found.append("the OCR engine is rapidocr; the paper's code base uses PaddleOCR")
     return found

@@ -22,7 +22,7 @@ from advantageflow.errors import ConfigError
 
 Role = str  # learner, rollout, average, reference, or a method's own
 # The attention projections of a block: of the image stream and of the text stream. SD3, FLUX and Qwen-Image share the
-# names. DiffusionNFT's code adapts those of `attn`; the second attention of SD3.5's dual blocks is `attn2`.
+# names. arXiv 2509.16117's code adapts those of `attn`; the second attention of SD3.5's dual blocks is `attn2`.
 PROJECTIONS = ("to_k", "to_q", "to_v", "to_out.0", "add_k_proj", "add_q_proj", "add_v_proj", "to_add_out")
 LORA_TARGETS = {"attention": tuple(f"attn.{name}" for name in PROJECTIONS), "all_attention": PROJECTIONS}
 ADAPTERS: tuple[Role, ...] = ("learner", "rollout", "average")

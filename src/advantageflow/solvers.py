@@ -52,8 +52,8 @@ def heun(velocity: Velocity, x: Tensor, sigmas: Tensor, callback: Callback | Non
 def dpm2(velocity: Velocity, x: Tensor, sigmas: Tensor, callback: Callback | None = None) -> Tensor:
     """DPM-Solver++(2M) (Lu et al., arXiv 2211.01095, Algorithm 2) with α = 1 - σ; first and last steps are first order.
 
-    This is the rollout solver of DiffusionNFT's code. At σ = 1 the log-SNR is -∞, so the second step, whose history is
-    that point, is first order as well.
+    This is the rollout solver of arXiv 2509.16117's code. At σ = 1 the log-SNR is -∞, so the second step, whose history
+    is that point, is first order as well.
     """
     previous: tuple[Tensor, Tensor] | None = None  # x0 prediction and log-SNR step size of the step before
     last = len(sigmas) - 2
@@ -80,12 +80,12 @@ ODE_SOLVERS = {"euler": euler, "heun": heun, "dpm2": dpm2}
 
 
 def flow_sde(v: Tensor, x: Tensor, sigma: Tensor, sigma_next: Tensor, level: Level) -> tuple[Tensor, Tensor]:
-    """Flow-GRPO's SDE (arXiv 2505.05470, eq. 9) with g = level sqrt(σ / (1 - σ)); the paper's level is 0.7."""
+    """The SDE of arXiv 2505.05470, eq. 9, with g = level sqrt(σ / (1 - σ)); the paper's level is 0.7."""
     return _with_flow_marginals(v, x, sigma, sigma_next, flow_sde_diffusion(sigma, sigma_next, level))
 
 
 def dance_sde(v: Tensor, x: Tensor, sigma: Tensor, sigma_next: Tensor, level: Level) -> tuple[Tensor, Tensor]:
-    """DanceGRPO's SDE (arXiv 2505.07818) with constant g = level, 0.3 in its code."""
+    """The SDE of arXiv 2505.07818 with constant g = level, 0.3 in its code."""
     return _with_flow_marginals(v, x, sigma, sigma_next, level * torch.ones_like(sigma))
 
 
@@ -110,7 +110,7 @@ def ddim(v: Tensor, x: Tensor, sigma: Tensor, sigma_next: Tensor, level: Level) 
 
 
 def flow_sde_diffusion(sigma: Tensor | float, sigma_next: Tensor | float, noise_level: Level) -> Tensor:
-    """Flow-GRPO's diffusion coefficient s = a sqrt(σ / (1 - σ)); in the denominator σ = 1 is replaced by the next σ."""
+    """s = a sqrt(σ / (1 - σ)) of arXiv 2505.05470; in the denominator σ = 1 is replaced by the next σ."""
     sigma = torch.as_tensor(sigma, dtype=torch.float64)
     sigma_next = torch.as_tensor(sigma_next, dtype=torch.float64, device=sigma.device)
     return noise_level * torch.sqrt(sigma / (1 - torch.where(sigma == 1, sigma_next, sigma)))
@@ -162,7 +162,9 @@ def sde_step(
 
 
 def gaussian_log_prob(next_x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """log N(next_x; mean, std²) of each sample, [batch]: its *mean* over all other dimensions, as in Flow-GRPO's code.
+    """log N(next_x; mean, std²) of each sample, [batch]: its *mean* over all other dimensions.
+
+    So it is in arXiv 2505.05470's code.
 
     Args:
         std: scalar or [batch], positive.
@@ -187,7 +189,7 @@ def flow_sde_step(
         velocity_value: v(x, σ) [batch, ...].
         x: the current state [batch, ...].
         sigma, sigma_next: the step's times, scalars or [batch], 1 ≥ sigma > sigma_next ≥ 0.
-        noise_level: a, Flow-GRPO's 0.7; 0 gives Euler's step, whose log-probability is not finite.
+        noise_level: a, 0.7 in arXiv 2505.05470; 0 gives Euler's step, whose log-probability is not finite.
         noise: standard normal noise to sample the next state with; or
         next_x: a next state whose log-probability is asked for.
 

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from advantageflow.cli.exporting import export
 from advantageflow.cli.failures import Interruption, explain
+from advantageflow.cli.methods import methods
 from advantageflow.cli.pretraining import app as pretrain_app
 from advantageflow.cli.rewards import app as rewards_app
 from advantageflow.cli.rewards import serve
@@ -98,7 +99,7 @@ app = typer.Typer(
     help="Reinforcement learning for rectified-flow image generators.",
 )
 app.callback()(_options)
-for command in (train, export, evaluate, sample, report, compare, reproduce, serve):
+for command in (train, export, evaluate, sample, report, compare, reproduce, methods, serve):
     app.command()(command)
 app.add_typer(rewards_app, name="rewards")
 app.add_typer(pretrain_app, name="pretrain")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from advantageflow.errors import shown
+from advantageflow.paper.presets import PRESETS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,24 +46,6 @@ DEFAULTS: dict[str, Any] = {
     "batch_size": 64,
     "column": "prompt",
     "task_column": "tag",
-}
-# What published tables were made with
-PRESETS: dict[str, dict[str, Any]] = {
-    # AdvantageFlow's Table 1: GenEval, without and with guidance
-    "paper": {
-        "prompts": "geneval:553",
-        "reward": ["geneval=geneval_accuracy"],
-        "guidance": "1.0,4.5",
-        "steps": 40,
-        "images": 2212,
-    },
-    # DiffusionNFT's table of preference scores; give its DrawBench prompts with --prompts
-    "nft": {
-        "reward": ["pickscore", "clipscore", "hpsv2", "aesthetic", "imagereward"],
-        "guidance": "1.0",
-        "steps": 40,
-        "images": 1000,
-    },
 }
 
 

@@ -28,7 +28,7 @@ def compare(
     seeds: Annotated[int, typer.Option(min=1)] = 3,
     budget: Annotated[str, typer.Option(help="Of each run: 10m, 600s, 60iterations or 5000images.")] = "5m",
     baseline: Annotated[
-        str, typer.Option(help="The arm that the others are tested against; default: nft or the first.")
+        str, typer.Option(help="The arm that the others are tested against; default: the paper's, or the first.")
     ] = "",
     score: Annotated[str, typer.Option(help="The held-out score that is compared; default: the recipe's first.")] = "",
     jobs: JobsOption = 1,

@@ -54,6 +54,7 @@ class GradientFamily(Family):
                     transformer, x_t, t, conditioning, guidance_scale=guidance, empty_prompt=empty
                 ),
                 fresh,
+                model.path,
             )
             rewards = [self._reward(latents, prompts) for latents in self.method.images(start)]
         terms = self.method.terms(Sampled(torch.stack(rewards).mean(0)))

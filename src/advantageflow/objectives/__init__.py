@@ -6,6 +6,7 @@ subclass of `base.Method` that its file defines, known to no model and no optimi
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import pkgutil
 from typing import Any
@@ -30,7 +31,7 @@ def find(name: str) -> type[Method] | None:
         found = getattr(importlib.import_module(module), attribute, None)
         if not (isinstance(found, type) and issubclass(found, Method)):
             raise TypeError(f"{name} is no class that derives from advantageflow.objectives.base.Method")
-        return found
+        return _checked(found)
     if name in names():
         return _method_of(name)
     return next((method for method in all_methods() if name in method.aliases), None)
@@ -53,7 +54,31 @@ def _method_of(name: str) -> type[Method]:
     ]
     if len(found) != 1:
         raise TypeError(f"{module.__file__} defines {len(found)} methods; one file is one method")
-    return found[0]
+    return _checked(found[0])
+
+
+def _checked(method: type[Method]) -> type[Method]:
+    """The class itself.
+
+    Raises:
+        TypeError: it is no method yet; a sentence says what it lacks.
+    """
+    where = f"{method.__module__}.{method.__qualname__}"
+    if not hasattr(method, "family"):
+        raise TypeError(f"{where} has no family; derive it from Forward, Reverse or Gradient")
+    if "__dataclass_fields__" not in vars(method):
+        raise TypeError(f"{where} is no dataclass; write @dataclass(frozen=True) above it")
+    lacking = [name for name in ("title", "paper") if not hasattr(method, name)]
+    if lacking:
+        raise TypeError(f'{where} has no {lacking[0]}; add {lacking[0]}: ClassVar[str] = "..."')
+    bases = [base for base in method.__mro__[1:] if dataclasses.is_dataclass(base)]
+    taken = {name for base in bases for name in {*vars(base)} - {field.name for field in dataclasses.fields(base)}}
+    for field in dataclasses.fields(method):
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise TypeError(f"{where} has no default for {field.name}; every setting has one")
+        if field.name in taken | {"name"}:
+            raise TypeError(f"{where} calls a setting {field.name}, which means something else; choose another name")
+    return method
 
 
 def __getattr__(name: str) -> Any:

@@ -174,6 +174,7 @@ class Start:
     x: [batch, ...].
     step: the sampler's step of each, [batch].
     sigmas: the sampler's times, [steps + 1].
+    path: between image and noise, the model's.
     velocity: (x, t) -> the learner's velocity, with gradient; t is a scalar or [batch].
     fresh: (number) -> standard normal noise [batch, ...], another for each number.
     """
@@ -183,6 +184,7 @@ class Start:
     sigmas: Tensor
     velocity: Callable[[Tensor, Tensor], Tensor]
     fresh: Callable[[int], Tensor]
+    path: Path = field(default_factory=_rectified)
 
 
 def total(terms: Mapping[str, Tensor]) -> Tensor:

@@ -24,11 +24,12 @@ class ADRPO(Forward):
     Args:
         strength: β0.
 
-    Departs from the paper in: nothing.
+    Departs from the paper in: A is clipped, to ±1 by default (`advantage.clip`), as rewards have any size here.
     """
 
     title: ClassVar[str] = "ADRPO"
     paper: ClassVar[str] = "Fan et al., NeurIPS 2025"
+    colors: ClassVar[dict[str, tuple[str, str]]] = {"": ("#b3261e", "#f28b82")}
     defaults: ClassVar[dict[str, Any]] = {
         "advantage.normalize": "centered",
         "advantage.clip": 1.0,

@@ -22,7 +22,7 @@ class AdvantageFlow(Forward):
     Args:
         gamma: γ, the weight of the rollout term: a number (the paper's 1.1), or "1-A" for β(β - A), which is 1 - A at
             β = 1 and gives every sample the same curvature β².
-        beta: β, DiffusionNFT's strength; 1 in the paper but for OCR (0.1).
+        beta: β, the strength of arXiv 2509.16117; 1 in the paper but for OCR (0.1).
         reference_weight: λ.
         adaptive_scale: divide a sample's loss by the mean of |f_θ - x0|, at least 1e-5 and held constant.
 
@@ -34,6 +34,7 @@ class AdvantageFlow(Forward):
     title: ClassVar[str] = "AdvantageFlow"
     paper: ClassVar[str] = "arXiv 2605.26013"
     short: ClassVar[tuple[str, str] | None] = ("gamma", "γ")
+    colors: ClassVar[dict[str, tuple[str, str]]] = {"1.1": ("#c9480b", "#ff9a66"), "1-A": ("#0b66c3", "#6cb2ff")}
     defaults: ClassVar[dict[str, Any]] = {
         "advantage.normalize": "centered_rms",
         "advantage.clip": 1.0,

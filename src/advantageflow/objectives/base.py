@@ -43,6 +43,7 @@ class Method:
     title, paper: what the method is called, and where it is from.
     aliases: further names that recipes may use.
     short: the setting that a comparison's `name-value` means, and its symbol; None where there is none.
+    colors: in figures, on light and on dark paper, by the value of that setting, or for ""; others by the title.
     defaults: settings of a run, by key, where a recipe is silent.
     whole_groups: the loss couples the images of a prompt: a batch never cuts a group, whose images are noised at the
         same times.
@@ -55,6 +56,7 @@ class Method:
     paper: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
     short: ClassVar[tuple[str, str] | None] = None
+    colors: ClassVar[Mapping[str, tuple[str, str]]] = {}
     defaults: ClassVar[Mapping[str, Any]] = {}
     whole_groups: ClassVar[bool] = False
 

@@ -40,11 +40,13 @@ class BranchGRPO(Reverse):
         clip_range, advantage_clip: ε, c.
 
     Departs from the paper in: a split's log-probability is that of the noise that it was drawn with, where the code
-    takes that of the other steps; noise in every step; a node's reward is never weighted by probabilities.
+    takes that of the other steps; noise in every step; `keep_share` is of a depth's nodes in a tree, where the code's
+    is of each last branch's; a node's reward is never weighted by probabilities; fewer splits than its 0, 3, 6, 9.
     """
 
     title: ClassVar[str] = "BranchGRPO"
     paper: ClassVar[str] = "arXiv 2509.06040"
+    colors: ClassVar[dict[str, tuple[str, str]]] = {"": ("#8a5a1f", "#e0b070")}
     whole_groups: ClassVar[bool] = True
     defaults: ClassVar[dict[str, Any]] = {
         "rollout.solver": "dance_sde",

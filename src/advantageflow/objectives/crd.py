@@ -32,11 +32,13 @@ class CRD(Forward):
         adaptive_scale: with False, w = 1.
         old_base, old_slope, old_limit: decay of v_old, min(base + slope · step, limit).
 
-    Departs from the paper in: the centre is that of a prompt's images alone, where its code takes what is in a batch.
+    Departs from the paper, known by a public port of its code, in: the centre is that of a prompt's images alone, where
+    the port takes what is in a batch; its cross-entropy form and its hard pools (T = 0) are left out.
     """
 
     title: ClassVar[str] = "CRD"
     paper: ClassVar[str] = "arXiv 2603.14128"
+    colors: ClassVar[dict[str, tuple[str, str]]] = {"": ("#475a8a", "#a9b8e8")}
     whole_groups: ClassVar[bool] = True
     defaults: ClassVar[dict[str, Any]] = {
         "advantage.normalize": "raw_std",

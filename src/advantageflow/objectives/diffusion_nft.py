@@ -36,6 +36,7 @@ class DiffusionNFT(Forward):
     title: ClassVar[str] = "DiffusionNFT"
     paper: ClassVar[str] = "arXiv 2509.16117"
     aliases: ClassVar[tuple[str, ...]] = ("nft",)
+    colors: ClassVar[dict[str, tuple[str, str]]] = {"": ("#137f4b", "#5fd39a")}
     defaults: ClassVar[dict[str, Any]] = {
         "advantage.normalize": "raw_std",
         "advantage.clip": 5.0,

@@ -10,7 +10,6 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from advantageflow.flow import interpolate, predict_x0
 from advantageflow.objectives.base import Gradient, Real, Sampled, Start
 
 
@@ -31,6 +30,7 @@ class DRaFTLV(Gradient):
 
     title: ClassVar[str] = "DRaFT-LV"
     paper: ClassVar[str] = "arXiv 2309.17400"
+    colors: ClassVar[dict[str, tuple[str, str]]] = {"": ("#b0005a", "#ff7ab3")}
 
     copies: Annotated[int, Ge(1), Le(100)] = 2
     sigma: Annotated[float, Gt(0), Le(1)] | None = None
@@ -47,12 +47,12 @@ class DRaFTLV(Gradient):
 
     def images(self, start: Start) -> Iterator[Tensor]:
         last = start.sigmas[-2]
-        image = predict_x0(start.x, start.velocity(start.x, last), last)  # Euler's step to 0
+        image = start.path.predict_x0(start.x, start.velocity(start.x, last), last)
         yield image
         t = last if self.sigma is None else torch.tensor(self.sigma, dtype=torch.float64)
         for number in range(self.copies):
-            x_t = interpolate(image.detach(), start.fresh(number), t)
-            yield predict_x0(x_t, start.velocity(x_t, t), t)
+            x_t = start.path.interpolate(image.detach(), start.fresh(number), t)
+            yield start.path.predict_x0(x_t, start.velocity(x_t, t), t)
 
     def terms(self, seen: Sampled) -> dict[str, Tensor]:
         return {"reward": -seen.reward if self.enough is None else (self.enough - seen.reward).clamp(min=0)}

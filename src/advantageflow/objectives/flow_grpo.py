@@ -30,6 +30,7 @@ class FlowGRPO(Reverse):
 
     title: ClassVar[str] = "Flow-GRPO"
     paper: ClassVar[str] = "arXiv 2505.05470"
+    colors: ClassVar[dict[str, tuple[str, str]]] = {"": ("#8f3bb0", "#d59bf0")}
     defaults: ClassVar[dict[str, Any]] = {
         "advantage.normalize": "raw_std",
         "advantage.clip": 5.0,

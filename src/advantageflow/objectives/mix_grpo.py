@@ -40,12 +40,14 @@ class MixGRPO(Reverse):
     Departs from the paper in:
         - a window of 2 of some 10 steps by default, where the paper has 4 of 25;
         - images of a prompt start from different noise;
-        - outside of the window the solver is Euler's;
+        - outside of the window the solver is Euler's, always (the paper's Flash has one of higher order there);
+        - β weighs the divergence from the base model, where the code's weighs that from the rollout policy;
         - several rewards are combined before their advantages (`scoring.combine: gdpo` is the paper's order).
     """
 
     title: ClassVar[str] = "MixGRPO"
     paper: ClassVar[str] = "arXiv 2507.21802"
+    colors: ClassVar[dict[str, tuple[str, str]]] = {"": ("#5b4bdb", "#aaa0ff")}
     defaults: ClassVar[dict[str, Any]] = {
         "advantage.normalize": "group_std",
         "advantage.clip": 5.0,

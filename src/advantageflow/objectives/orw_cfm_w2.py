@@ -28,11 +28,13 @@ class ORWCFMW2(Forward):
         temperature: τ.
         reference_weight: α, of the penalty.
 
-    Departs from the paper in: rewards are standardized within the batch, instead of by running statistics.
+    Departs from the paper in: its w is any increasing function of the reward. The exponential and the bound of 5 are
+    those of a public port, which standardizes by running statistics instead of within the batch.
     """
 
     title: ClassVar[str] = "ORW-CFM-W2"
     paper: ClassVar[str] = "arXiv 2502.06061"
+    colors: ClassVar[dict[str, tuple[str, str]]] = {"": ("#c2187a", "#ff85c2")}
     defaults: ClassVar[dict[str, Any]] = {
         "rollout.solver": "dpm2",
         "policy.rollout_decay": 0,

@@ -23,12 +23,13 @@ class RAM(Forward):
     Args:
         scale: of the advantages; the inverse temperature of the divergence from the base model.
 
-    Departs from the paper in: R is the advantage and so centred, which leaves the mean gradient as it is where the
-    learner draws its own images.
+    Departs from the paper in: R is the advantage and so clipped and centred, which leaves the mean gradient as it is
+    where the learner draws its own images. How the paper itself normalizes R is not known to us.
     """
 
     title: ClassVar[str] = "RAM"
     paper: ClassVar[str] = "arXiv 2605.10759"
+    colors: ClassVar[dict[str, tuple[str, str]]] = {"": ("#0b7285", "#66d9e8")}
     defaults: ClassVar[dict[str, Any]] = {
         "advantage.normalize": "centered_rms",
         "advantage.clip": 1.0,

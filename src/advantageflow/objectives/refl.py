@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from advantageflow.flow import predict_x0
 from advantageflow.objectives.base import Gradient, Positive, Real, Sampled, Start
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ class ReFL(Gradient):
 
     title: ClassVar[str] = "ReFL"
     paper: ClassVar[str] = "arXiv 2304.05977"
+    colors: ClassVar[dict[str, tuple[str, str]]] = {"": ("#2f8f2f", "#7fdc7f")}
 
     last_steps: Annotated[int, Ge(1), Le(1000)] = 4
     enough: Real | None = 2.0
@@ -47,7 +47,7 @@ class ReFL(Gradient):
 
     def images(self, start: Start) -> Iterator[Tensor]:
         t = start.sigmas[start.step]
-        yield predict_x0(start.x, start.velocity(start.x, t), t)
+        yield start.path.predict_x0(start.x, start.velocity(start.x, t), t)
 
     def terms(self, seen: Sampled) -> dict[str, Tensor]:
         lack = -seen.reward if self.enough is None else (self.enough - seen.reward).clamp(min=0)

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from advantageflow.reports.colors import color_of
+from advantageflow.reports.colors import palette
 from advantageflow.reports.page import interval, p_text
 from advantageflow.statistics import bootstrap_band, interpolate_curves
 from advantageflow.studies.record import AXES, SIGNS, Record
@@ -99,14 +99,14 @@ def draw_figure(results: Mapping[str, Mapping[str, Any]], axis: str, file: Path)
     figure = Figure(figsize=(3.6 * columns + 0.6, 4.6 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for panel, (title, result) in zip(panels, results.items(), strict=True):
-        for arm, found in result["arms"].items():
+        for (arm, found), (color, _) in zip(result["arms"].items(), palette(list(result["arms"])), strict=True):
             curves = found["curves"][axis]
             grid = np.linspace(0, min(places[-1] for places, _ in curves), 100)
             _band(
                 panel,
                 grid,
                 interpolate_curves(curves, grid),
-                color_of(arm)[0],
+                color,
                 f"{arm} ({len(curves)} seed{'' if len(curves) == 1 else 's'})",
             )
         panel.set_title(title)
@@ -120,12 +120,10 @@ def draw_rates(result: Mapping[str, Any], rates: Mapping[str, Sequence[float]], 
     """Last held-out score against the learning rates of each method; arms are labelled "method, rate"."""
     figure = Figure(figsize=(6.5, 4.4), layout="constrained")
     panel = figure.subplots()
-    for method, tried in rates.items():
+    for (method, tried), (color, _) in zip(rates.items(), palette(list(rates)), strict=True):
         points = [(rate, result["arms"].get(f"{method}, {rate:g}")) for rate in tried]
         known = [(rate, found["after"]["value"]) for rate, found in points if found is not None]
-        panel.plot(
-            [rate for rate, _ in known], [score for _, score in known], "o-", color=color_of(method)[0], label=method
-        )
+        panel.plot([rate for rate, _ in known], [score for _, score in known], "o-", color=color, label=method)
     before = next(iter(result["arms"].values()))["before"]
     panel.axhline(before, color="grey", linestyle=":", label="base model")
     panel.set_xscale("log")
@@ -156,12 +154,12 @@ def draw_stability(records: Sequence[Record], file: Path) -> None:
     figure = Figure(figsize=(9.6, 2.5 * (1 + len(rows))), layout="constrained")
     panels = figure.subplots(1 + len(rows), 3).flatten()
     for panel, (name, title) in zip(panels, titles.items(), strict=True):
-        for arm in arms:
+        for arm, (color, _) in zip(arms, palette(arms), strict=True):
             curves = [record.metrics.get(name, []) for record in records if record.label == arm]
             length = min(map(len, curves))
             if length:
                 values = np.array([curve[:length] for curve in curves], dtype=float)  # None becomes NaN
-                _band(panel, np.arange(1, length + 1), values, color_of(arm)[0], arm)
+                _band(panel, np.arange(1, length + 1), values, color, arm)
         panel.set_title(title.replace(", A", ",\nA"), fontsize="medium")
         panel.set_xlabel("iteration")
         if name.startswith(("distance/", "grad_norm")):

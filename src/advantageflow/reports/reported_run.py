@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from advantageflow.config import Config, ConfigError
+from advantageflow.methods import label_of
 from advantageflow.reports.page import Place
 from advantageflow.reports.page_pictures import FULL_BYTES, PICTURES, Picture, read_pictures
 from advantageflow.run.directory import RunDirectory, check_scores
@@ -47,9 +48,7 @@ class ReportedRun:
     @property
     def method(self) -> str:
         """By which its colour is chosen, see `colors.color_of`."""
-        objective = self.config.objective
-        setting, _ = objective.short or ("", "")
-        return f"{objective.name}-{getattr(objective, setting)}" if setting else str(objective.name)
+        return label_of(self.config.objective)
 
     def place(self, iteration: int, seconds: float) -> Place:
         """Where a moment is on each axis."""

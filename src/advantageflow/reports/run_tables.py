@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from advantageflow.config import Config, check_config, flatten
+from advantageflow.config import Config, default_config, flatten
 from advantageflow.reports.page import gibibytes
 from advantageflow.reports.reported_run import ReportedRun
 
@@ -74,7 +74,7 @@ def settings_table(runs: Sequence[ReportedRun]) -> list[dict[str, Any]]:
 
 def default_settings(config: Config) -> dict[str, Any]:
     """Flat defaults of the configuration's method; the default method itself is `Config`'s."""
-    default = flatten(check_config({"objective": {"name": config.objective.name}}).model_dump(mode="json"))
+    default = flatten(default_config(config.objective.name).model_dump(mode="json"))
     return default | {"objective.name": Config().objective.name}
 
 

@@ -1,4 +1,4 @@
-"""CLIPScore as DiffusionNFT and Flow-GRPO compute it: the plain cosine under OpenAI's CLIP ViT-L/14.
+"""CLIPScore as arXiv 2509.16117 and 2505.05470 compute it: the plain cosine under OpenAI's CLIP ViT-L/14.
 
 Hessel et al. (2021), who named it, publish 2.5 · max(cosine, 0).
 """

@@ -1,8 +1,8 @@
 """GenEval (Ghosh et al., 2023): are the right objects there, in the right number, colour and place?
 
 A detector trained on COCO finds objects, CLIP names their colours, rules do the rest. The rules are those of the
-official evaluation and of the training reward in Flow-GRPO's and DiffusionNFT's code. mmdetection, which both use, does
-not install beside other rewards; transformers' Mask2Former with the same backbone and data takes its place.
+official evaluation and of the training reward in the code of arXiv 2505.05470 and 2509.16117. mmdetection, which both
+use, does not install beside other rewards; transformers' Mask2Former with the same backbone and data takes its place.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def correct(detections: Detections, prompt: GenEvalPrompt, colors_of: ColorsOf) 
 
 
 def strict(detections: Detections, prompt: GenEvalPrompt, colors_of: ColorsOf) -> float:
-    """0 or 1: exactly the wanted number of everything (`strict_correct` in Flow-GRPO's code)."""
+    """0 or 1: exactly the wanted number of everything (`strict_correct` in arXiv 2505.05470's code)."""
     return float(_all_hold(confident(detections, prompt), prompt, colors_of, exactly=True))
 
 

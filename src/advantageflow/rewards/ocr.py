@@ -1,7 +1,7 @@
 """Text rendering: does the picture show the words that its prompt puts in quotation marks?
 
-The formula is Flow-GRPO's and DiffusionNFT's; the reader is rapidocr (PP-OCR models inside its package) in place of
-PaddleOCR, which does not install beside other rewards.
+The formula is that of arXiv 2505.05470 and 2509.16117; the reader is rapidocr (PP-OCR models inside its package) in
+place of PaddleOCR, which does not install beside other rewards.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ WEIGHTS = "yuvalkirstain/PickScore_v1"
 class PickScore:
     """exp(logit_scale) · cosine / 26, about 0.8 to 0.9 for photo-like images (published scores are 26 times that).
 
-    Images go in as 8-bit pictures, prompts are cut at 77 tokens, as in DiffusionNFT's and Flow-GRPO's code.
+    Images go in as 8-bit pictures, prompts are cut at 77 tokens, as in the code of arXiv 2509.16117 and 2505.05470.
     """
 
     def __init__(self, clip: Clip | None = None) -> None:

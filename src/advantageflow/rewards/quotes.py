@@ -29,9 +29,9 @@ NEEDS = 'the OCR reward needs a text in double quotation marks, as in a sign tha
 def quoted_text(prompt: str) -> str:
     """The first quoted text: in double marks of any kind; where there are none, in single ones.
 
-    In plain prompts this is what stands between the first pair of straight double marks, as in Flow-GRPO's code. A
-    straight mark after a digit is an inch mark unless it closes a text. What is quoted within a quoted text is part of
-    that.
+    In plain prompts this is what stands between the first pair of straight double marks, as in arXiv 2505.05470's code.
+    A straight mark after a digit is an inch mark unless it closes a text. What is quoted within a quoted text is part
+    of that.
 
     Raises:
         ValueError: nothing is quoted, the first text is empty, or a mark has no partner.

@@ -1,7 +1,7 @@
 """A vision-language model as judge, behind any server that speaks OpenAI's chat protocol (vLLM, SGLang, ...).
 
 The instruction is the one UnifiedReward (Wang et al., 2025) was trained with, as in
-DiffusionNFT's code.
+arXiv 2509.16117's code.
 """
 
 from __future__ import annotations

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from advantageflow.config import Config, change, check_config, flatten
+from advantageflow.config import Config, change, check_config, default_config, flatten
 from advantageflow.errors import ConfigError
+from advantageflow.methods import find_method
 
 FREE = (
     "name",
@@ -30,6 +31,9 @@ FREE = (
     "model.compile",
     "model.prompt_cache",
 )
+EARLIER = {
+    "policy.lora_targets": "all_attention"
+}  # what runs did before there was the key, where it is not the default
 # Changes of these make the base model's scores another thing: it is evaluated again.
 EVALUATED = ("rewards", "num_images", "num_inference_steps", "guidance_scale")
 
@@ -42,6 +46,20 @@ def fixed(keys: Iterable[str]) -> list[str]:
 def flat(config: Config) -> dict[str, Any]:
     """Every setting as "section.key", as JSON has it."""
     return flatten(config.model_dump(mode="json"))
+
+
+def as_read(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """A record's flat settings as this version reads them: a method's alias is its name, a new key has its default.
+
+    Args:
+        then: {} where the record has none; so is the result.
+        now: this version's flat settings.
+    """
+    if not then:
+        return {}
+    method = find_method(now["objective.name"])
+    defaults, name = flat(default_config(now["objective.name"])), then.get("objective.name")
+    return {**defaults, **EARLIER, **then, "objective.name": now["objective.name"] if name in method.aliases else name}
 
 
 def changed(config: Config, overrides: Iterable[str]) -> Config:

@@ -31,7 +31,7 @@ from advantageflow.config import Config, ConfigError, RunSettings, check_config,
 from advantageflow.environment import environment
 from advantageflow.errors import writing
 from advantageflow.places import check_folder
-from advantageflow.run.changes import evaluates_anew
+from advantageflow.run.changes import EARLIER, evaluates_anew
 from advantageflow.run.checkpoint import atomic_directory, save_state, tidy, write_atomic
 from advantageflow.run.folder_lock import HOLDER, LOCK
 from advantageflow.run.keeping import best, kept, place, record_of, remove, saved, scores
@@ -127,8 +127,10 @@ class RunDirectory:
         file = self.path / "config.yaml"
         try:
             settings = read_yaml(file)
-            if isinstance(settings.get("policy"), dict):  # runs without this setting adapted every attention
-                settings["policy"].setdefault("lora_targets", "all_attention")
+            for key, value in EARLIER.items():
+                section, _, name = key.partition(".")
+                if isinstance(settings.get(section), dict):
+                    settings[section].setdefault(name, value)
             return check_config(settings)
         except DamagedError:
             raise
@@ -153,11 +155,13 @@ class RunDirectory:
         if not self.metrics_file.exists():
             return []
         rows = read_rows(self.metrics_file, ROW)
+        first = rows[0] if rows else {}
+        always = {name for name in first if name not in EVALUATED and not name.startswith("loss/")}  # terms may change
         for number, row in enumerate(rows):
             where = f"{self.metrics_file} line {number + 1}"
             if row["iteration"] != number:
                 raise DamagedError(f"{where} is of iteration {row['iteration']}, where {number} is expected")
-            if missing := {*rows[0]} - {*row, *EVALUATED}:
+            if missing := always - {*row}:
                 raise DamagedError(f"{where} is damaged: {min(missing)!r} is missing")
             for name, value in row.items():
                 if name == "evaluation":

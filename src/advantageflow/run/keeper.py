@@ -14,7 +14,7 @@ from advantageflow.config import Config
 from advantageflow.errors import ConfigError
 from advantageflow.models.base import FlowModel
 from advantageflow.policy import Policy
-from advantageflow.run.changes import changes_since, check_inputs, evaluates_anew, flat, told
+from advantageflow.run.changes import as_read, changes_since, check_inputs, evaluates_anew, flat, told
 from advantageflow.run.checkpoint import load_optimizer_tensors, optimizer_tensors
 from advantageflow.run.directory import RunDirectory
 from advantageflow.run.resuming import resume
@@ -98,7 +98,8 @@ class Keeper:
             ConfigError: see `resuming.resume`, or the adapter that the run started from is another by now.
         """
         settings = flat(self.config)
-        found = resume(self.directory, settings, self.policy.state())
+        shapes = [parameter.shape for parameter in self.policy.parameters]
+        found = resume(self.directory, settings, self.policy.state(), shapes)
         if found is None:
             self.directory.note_changes(0, {})
             return None
@@ -107,8 +108,8 @@ class Keeper:
                 f"the adapter model.lora={self.config.model.lora} is not the one that this run started from; put that "
                 "one back, or start another run"
             )
-        now = {"settings": settings, **self.provenance}
-        changes = changes_since(found.record, now)
+        then = {**found.record, "settings": as_read(found.record.get("settings", {}), settings)}
+        changes = changes_since(then, {"settings": settings, **self.provenance})
         if not self.accept_changes:
             check_inputs(found.record, self.provenance.get("inputs", {}))
         for line in found.said:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from advantageflow.errors import ConfigError
-from advantageflow.run.changes import fixed
+from advantageflow.run.changes import as_read, differences, fixed
 from advantageflow.run.checkpoint import MANIFEST, Tensors, load_tensors, tidy, verify
 from advantageflow.run.directory import RunDirectory
 from advantageflow.run.keeping import place, saved, set_aside
@@ -31,12 +33,15 @@ class Resumed:
     said: list[str]
 
 
-def resume(directory: RunDirectory, settings: Mapping[str, Any], expected: Tensors) -> Resumed | None:
+def resume(
+    directory: RunDirectory, settings: Mapping[str, Any], expected: Tensors, trained: Sequence[torch.Size]
+) -> Resumed | None:
     """The newest checkpoint that can be used; newer ones are set aside. None if nothing was saved yet.
 
     Args:
         settings: those of the run, flat; a checkpoint with other ones that cannot be changed is another run's.
-        expected: tensors with the names and shapes that the run has; an optimizer's may be more.
+        expected: tensors with the names and shapes that the run has; an optimizer's are checked by `trained`.
+        trained: shapes of what the optimizer trains, in its order.
 
     Raises:
         ConfigError: none can be used; all stay where they are.
@@ -51,7 +56,7 @@ def resume(directory: RunDirectory, settings: Mapping[str, Any], expected: Tenso
             _check_record(record, iteration, settings)
             directory.check_rows(record.get("rows", {"count": iteration}))
             tensors = load_tensors(path)
-            _check_shapes(tensors, expected)
+            _check_shapes(tensors, expected, trained)
         except DamagedError as error:
             problems.append((iteration, str(error)))
             continue
@@ -87,13 +92,13 @@ def _check_record(record: Mapping[str, Any], iteration: int, settings: Mapping[s
         raise DamagedError(
             f"state.json of checkpoint {iteration} is damaged: its settings or rows are not those of a run"
         )
-    other = [key for key in fixed(then) if key in settings and then[key] != settings[key]]
-    if other:
-        shown = ", ".join(f"{key} {then[key]!r}" for key in other[:3])
+    other = differences(as_read(then, settings), settings)
+    if wrong := fixed(other):
+        shown = ", ".join(f"{key} {other[key][0]!r}" for key in wrong[:3])
         raise DamagedError(f"checkpoint {iteration} was made with other settings than config.yaml has ({shown})"[:300])
 
 
-def _check_shapes(tensors: Tensors, expected: Tensors) -> None:
+def _check_shapes(tensors: Tensors, expected: Tensors, trained: Sequence[torch.Size]) -> None:
     for name, group in expected.items():
         found = tensors.get(name)
         if found is None:
@@ -103,9 +108,8 @@ def _check_shapes(tensors: Tensors, expected: Tensors) -> None:
                 raise DamagedError(f"{name}.safetensors does not fit this run's model at {key}")
     if "optimizer" not in tensors:
         raise DamagedError("optimizer.safetensors is missing")
-    shapes = [tensor.shape for tensor in next(iter(expected.values())).values()]
     for key, tensor in tensors["optimizer"].items():
         index, _, name = key.partition(".")
-        known = index.isdigit() and int(index) < len(shapes)
-        if not known or (name.startswith("exp_avg") and tensor.shape != shapes[int(index)]):
+        known = index.isdigit() and int(index) < len(trained)
+        if not known or (name.startswith("exp_avg") and tensor.shape != trained[int(index)]):
             raise DamagedError(f"optimizer.safetensors does not fit this run's model at {key}")

@@ -65,7 +65,7 @@ def parse_arms(varied: Sequence[str], recipe: str) -> list[Arm]:
         key, separator, values = choice.partition("=")
         if not separator or not all(values.split(",")):
             raise ConfigError(
-                f"cannot read --vary {shown(choice)}; write key=value,value, as in objective=advantageflow,nft"
+                f"cannot read --vary {shown(choice)}; write key=value,value, as in learn.learning_rate=0.001,0.002"
             )
         axes.append([(key, value) for value in values.split(",")])
     arms = []

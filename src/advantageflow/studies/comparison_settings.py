@@ -11,6 +11,7 @@ from advantageflow import __version__, fingerprint
 from advantageflow.config import WORLDS, Config, ConfigError, flatten
 from advantageflow.environment import commit
 from advantageflow.errors import cut, shown
+from advantageflow.run.changes import as_read
 from advantageflow.run.checkpoint import write_atomic
 from advantageflow.run.stored import read_object
 
@@ -41,7 +42,7 @@ def settle(output: Path, arms: Mapping[str, Config], asked: Mapping[str, Any]) -
     if any(then.get(name, now[name]) != now[name] for name in asked):
         raise ConfigError(f"{output} holds another comparison ({file}); choose another --output")
     for label, kept in then.get("settings", {}).items():
-        _same(f"the recipe of {shown(label)}", kept, now["settings"][label], output)
+        _same(f"the recipe of {shown(label)}", as_read(kept, now["settings"][label]), now["settings"][label], output)
     _same("what the recipes name", then.get("files", {}), now["files"], output)
     output.mkdir(parents=True, exist_ok=True)
     write_atomic(file, json.dumps(now, indent=2) + "\n")

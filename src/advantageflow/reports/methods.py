@@ -1,0 +1,87 @@
+"""Methods on a terminal, and as docs/methods.md: nothing is written here that their classes do not say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Description = dict[str, Any]  # see `methods.describe_method`
+HEAD = """# Methods
+
+Written by `advantageflow methods --markdown` from the classes in [objectives/](../src/advantageflow/objectives); how a
+file there becomes a method is told in [architecture.md](architecture.md). A forward method learns from images that are
+noised afresh, a reverse method from the transitions of a sampler with noise, and a gradient method from a reward that can
+be differentiated.
+"""
+
+
+def table(methods: Sequence[Description]) -> Table:
+    """A row for each method, its settings one below the other."""
+    from rich.table import Table
+
+    found = Table("objective", "method", "family", "sees", "settings: default, allowed", show_lines=True)
+    for method in methods:
+        settings = "\n".join(
+            f"{name}: {_shown(setting['default'])}, {setting['allowed']}"
+            for name, setting in method["settings"].items()
+        )
+        found.add_row(
+            "\n".join([method["name"], *method["aliases"]]),
+            f"{method['title']}\n{method['paper']}",
+            method["family"],
+            "\n".join(method["sees"]) or "–",
+            settings or "none",
+        )
+    return found
+
+
+def markdown(methods: Sequence[Description], results: Path) -> str:
+    """docs/methods.md.
+
+    Args:
+        results: what was measured of all methods; linked where there is such a file.
+    """
+    rows = [
+        f"| [`{method['name']}`](#{_anchor(method['title'])}) | {method['title']} | {method['paper']} | {method['family']} | "
+        f"{', '.join(method['sees']) or '–'} | {', '.join(f'`{name}`' for name in method['recipes']) or '–'} |"
+        for method in methods
+    ]
+    parts = [
+        HEAD,
+        "\n".join(["| objective | method | paper | family | sees | recipes |", "|---|---|---|---|---|---|", *rows]),
+    ]
+    if results.is_file():
+        parts.append(f"What they learn in one world: [{results.as_posix()}](../{results.as_posix()}).")
+    return "\n".join([*(f"{part.rstrip()}\n" for part in parts), *(page_of(method) for method in methods)])
+
+
+def page_of(method: Description) -> str:
+    """A method's section: its docstring, settings, defaults, recipes and file."""
+    names = ", ".join(f"`objective={name}`" for name in (method["name"], *method["aliases"]))
+    file = f"[{method['file']}](../src/advantageflow/{method['file']})" if method["file"] else f"`{method['name']}`"
+    facts = [f"{names}; {method['paper']}; {method['family']}; {method['lines']} lines: {file}."]
+    facts.append(f"Sees beside the learner: {', '.join(method['sees']) or 'nobody'}.")
+    if method["recipes"]:
+        facts.append(f"Recipes: {', '.join(f'`{name}`' for name in method['recipes'])}.")
+    if method["defaults"]:
+        silent = ", ".join(f"`{key}={_shown(value)}`" for key, value in method["defaults"].items())
+        facts.append(f"Where a recipe is silent: {silent}.")
+    rows = [
+        f"| `{name}` | {_shown(setting['default'])} | {setting['allowed']} |"
+        for name, setting in method["settings"].items()
+    ]
+    settings = "\n".join(["| setting | default | allowed |", "|---|---|---|", *rows]) if rows else "It has no settings."
+    return f"## {method['title']}\n\n{' '.join(facts)}\n\n```text\n{method['doc']}\n```\n\n{settings}\n"
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _anchor(title: str) -> str:
+    return "".join(letter for letter in title.lower().replace(" ", "-") if letter.isalnum() or letter in "-_")
