@@ -3,6 +3,8 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from advantageflow.flow import (
+    COSINE,
+    RECTIFIED,
     draw_t,
     interpolate,
     predict_noise,
@@ -88,3 +90,62 @@ def test_rollout_grid_times_are_distinct_and_from_the_grid():
 def test_an_unknown_distribution_is_named():
     with pytest.raises(ValueError, match="'cosine'; use one of uniform, rollout_grid, logit_normal"):
         draw_t("cosine", 1, sd3_sigmas(10), torch.Generator())  # type: ignore[arg-type]
+
+
+PATHS = {"rectified": RECTIFIED, "cosine": COSINE}
+
+
+@pytest.fixture(params=PATHS)
+def walked(request):
+    """A path with images, noise and times in between, and a wrong prediction of each image."""
+    generator = torch.Generator().manual_seed(1)
+    x0, noise, error = torch.randn(3, 6, 3, 4, dtype=torch.float64, generator=generator)
+    t = 0.05 + 0.9 * torch.rand(6, dtype=torch.float64, generator=generator)
+    path = PATHS[request.param]
+    coefficients = [part(t).reshape(6, 1, 1) for part in (path.alpha, path.sigma, path.alpha_slope, path.sigma_slope)]
+    return path, x0, noise, t, path.interpolate(x0, noise, t), x0 + error, coefficients
+
+
+def test_a_paths_slopes_are_its_derivatives():
+    t = torch.linspace(0.01, 0.99, 50, dtype=torch.float64, requires_grad=True)
+    for path in PATHS.values():
+        for value, slope in ((path.alpha, path.alpha_slope), (path.sigma, path.sigma_slope)):
+            (found,) = torch.autograd.grad(value(t).sum(), t)
+            torch.testing.assert_close(found, slope(t))
+
+
+def test_a_path_goes_from_the_image_to_the_noise():
+    ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    for path in PATHS.values():
+        torch.testing.assert_close(path.alpha(ends), 1 - ends)
+        torch.testing.assert_close(path.sigma(ends), ends)
+
+
+def test_the_true_velocity_of_a_path_is_its_derivative_and_gives_both_ends(walked):
+    path, x0, noise, t, x_t, _, _ = walked
+    step = 1e-6
+    change = (path.interpolate(x0, noise, t + step) - path.interpolate(x0, noise, t - step)) / (2 * step)
+    velocity = path.velocity(x0, noise, t)
+    torch.testing.assert_close(velocity, change, atol=1e-8, rtol=1e-8)
+    torch.testing.assert_close(path.predict_x0(x_t, velocity, t), x0)
+    torch.testing.assert_close(path.predict_noise(x_t, velocity, t), noise)
+    torch.testing.assert_close(path.noise_between(x0, x_t, t), noise)
+
+
+def test_errors_of_velocity_and_noise_are_those_of_the_image_scaled(walked):
+    """v - v* = κ (f - x0) with κ = α' - α σ' / σ, and ε - ε* = -(α / σ) (f - x0)."""
+    path, x0, noise, t, x_t, f, (alpha, sigma, alpha_slope, sigma_slope) = walked
+    velocity = path.velocity_of("sample", f, x_t, t)
+    kappa = alpha_slope - alpha * sigma_slope / sigma
+    torch.testing.assert_close(velocity - path.velocity(x0, noise, t), kappa * (f - x0))
+    torch.testing.assert_close(path.predict_noise(x_t, velocity, t) - noise, -(alpha / sigma) * (f - x0))
+    if path is RECTIFIED:
+        torch.testing.assert_close(kappa.flatten(), -1 / t)
+
+
+def test_networks_of_every_kind_have_one_velocity(walked):
+    path, _, _, t, x_t, f, (alpha, sigma, _, _) = walked
+    velocity = path.velocity_of("sample", f, x_t, t)
+    torch.testing.assert_close(path.velocity_of("epsilon", (x_t - alpha * f) / sigma, x_t, t), velocity)
+    assert path.velocity_of("velocity", velocity, x_t, t) is velocity
+    torch.testing.assert_close(path.predict_x0(x_t, velocity, t), f)

@@ -3,7 +3,7 @@ import torch
 from diffusers import SD3Transformer2DModel
 
 from advantageflow.errors import ConfigError
-from advantageflow.policy import ADAPTERS, LORA_TARGETS, Policy, average_decay, rollout_decay
+from advantageflow.policy import ADAPTERS, LORA_TARGETS, Policy, average_decay
 
 
 def velocity(model, transformer, seed=0):
@@ -87,17 +87,6 @@ def test_state_goes_round(policy):
     policy.load_state(state)
     for role in ADAPTERS:
         assert all(torch.equal(policy.state()[role][name], state[role][name]) for name in policy.names)
-
-
-def test_published_decay_schedules():
-    """Oracle 9."""
-    assert [rollout_decay(0, step) for step in (0, 1000)] == [0.0, 0.0]
-    assert [rollout_decay(1, step) for step in (0, 100, 500, 900)] == pytest.approx([0, 0.1, 0.5, 0.5])
-    schedule = [rollout_decay(2, step) for step in (74, 75, 208, 209, 1000)]
-    assert schedule == pytest.approx([0, 0, 0.9975, 0.999, 0.999])
-    assert rollout_decay(0.9, 1000) == 0.9
-    with pytest.raises(ValueError, match="use 0, 1, 2, or a constant"):
-        rollout_decay(3, 0)
 
 
 def test_the_average_warms_up():

@@ -92,9 +92,9 @@ def check_method(config: Config, method: Method, odes: tuple[str, ...], sdes: tu
             f"learn.t_draws is {learn.t_draws}, but this rollout of {rollout.num_inference_steps} steps has only "
             f"{most} times to learn from; set learn.t_draws to at most {most}"
         )
-    parts = rollout.prompts_per_iteration * (1 if method.whole_groups else rollout.images_per_prompt)
+    parts = rollout.prompts_per_iteration * (1 if method.whole_groups else rollout.images_per_prompt // leaves)
     if learn.optimizer_steps > parts:
-        whole = "whole groups" if method.whole_groups else "images"
+        whole = "whole groups" if method.whole_groups else "trees" if leaves > 1 else "images"
         raise ConfigError(
             f"learn.optimizer_steps is {learn.optimizer_steps}, but an iteration has only {parts} {whole}"
         )

@@ -103,8 +103,10 @@ class Learner:
 
     @property
     def _unit(self) -> int:
-        """How many images, one after the other, are never parted."""
-        return self.config.rollout.images_per_prompt if self.method.whole_groups else 1
+        """How many images, one after the other, are never parted: of a coupled group, or of a tree."""
+        rollout = self.config.rollout
+        plan = self.method.plan(0, rollout.num_inference_steps, rollout.noise_level, self.config.learn.transitions)
+        return rollout.images_per_prompt if self.method.whole_groups else plan.leaves if plan else 1
 
     def _parts(self, scored: Scored) -> list[list[int]]:
         """The images of each optimizer step, in random order."""

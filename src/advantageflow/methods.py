@@ -151,10 +151,8 @@ def describe_method(method: type[Method]) -> dict[str, Any]:
 @cache
 def _recipes() -> dict[str, type[Method]]:
     """The shipped recipes that users start from, those of the paper's figures aside, and their methods."""
-    objectives = {name: read_recipe(name).get("objective", DEFAULT) for name in recipe_names() if "/" not in name}
-    return {
-        name: find_method(its if isinstance(its, str) else its.get("name", DEFAULT)) for name, its in objectives.items()
-    }
+    names = [name for name in recipe_names() if "/" not in name]
+    return {name: find_method(read_recipe(name).get("objective", {}).get("name", DEFAULT)) for name in names}
 
 
 def allowed(hint: Any) -> str:

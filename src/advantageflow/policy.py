@@ -17,7 +17,6 @@ from peft import LoraConfig, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from advantageflow.decay import decay_of
 from advantageflow.errors import ConfigError
 
 Role = str  # learner, rollout, average, reference, or a method's own
@@ -26,11 +25,6 @@ Role = str  # learner, rollout, average, reference, or a method's own
 PROJECTIONS = ("to_k", "to_q", "to_v", "to_out.0", "add_k_proj", "add_q_proj", "add_v_proj", "to_add_out")
 LORA_TARGETS = {"attention": tuple(f"attn.{name}" for name in PROJECTIONS), "all_attention": PROJECTIONS}
 ADAPTERS: tuple[Role, ...] = ("learner", "rollout", "average")
-
-
-def rollout_decay(schedule: float, step: int) -> float:
-    """ρ of the rollout policy after optimizer step `step`, by a recipe's number; see `decay.decay_of`."""
-    return decay_of(schedule)(step)
 
 
 def average_decay(step: int, longest: float) -> float:

@@ -15,8 +15,8 @@ HEAD = """# Methods
 
 Written by `advantageflow methods --markdown` from the classes in [objectives/](../src/advantageflow/objectives); how a
 file there becomes a method is told in [architecture.md](architecture.md). A forward method learns from images that are
-noised afresh, a reverse method from the transitions of a sampler with noise, and a gradient method from a reward that can
-be differentiated.
+noised afresh, a reverse method from the transitions of a sampler with noise, and a gradient method from a reward that
+can be differentiated.
 """
 
 
@@ -46,15 +46,13 @@ def markdown(methods: Sequence[Description], results: Path) -> str:
     Args:
         results: what was measured of all methods; linked where there is such a file.
     """
-    rows = [
-        f"| [`{method['name']}`](#{_anchor(method['title'])}) | {method['title']} | {method['paper']} | {method['family']} | "
-        f"{', '.join(method['sees']) or '–'} | {', '.join(f'`{name}`' for name in method['recipes']) or '–'} |"
-        for method in methods
-    ]
-    parts = [
-        HEAD,
-        "\n".join(["| objective | method | paper | family | sees | recipes |", "|---|---|---|---|---|---|", *rows]),
-    ]
+    rows = ["| objective | method | paper | family | sees | recipes |", "|---|---|---|---|---|---|"]
+    for method in methods:
+        objective = f"[`{method['name']}`](#{_anchor(method['title'])})"
+        recipes = ", ".join(f"`{name}`" for name in method["recipes"])
+        cells = (objective, method["title"], method["paper"], method["family"], ", ".join(method["sees"]), recipes)
+        rows.append(f"| {' | '.join(cell or '–' for cell in cells)} |")
+    parts = [HEAD, "\n".join(rows)]
     if results.is_file():
         parts.append(f"What they learn in one world: [{results.as_posix()}](../{results.as_posix()}).")
     return "\n".join([*(f"{part.rstrip()}\n" for part in parts), *(page_of(method) for method in methods)])
@@ -76,7 +74,8 @@ def page_of(method: Description) -> str:
         for name, setting in method["settings"].items()
     ]
     settings = "\n".join(["| setting | default | allowed |", "|---|---|---|", *rows]) if rows else "It has no settings."
-    return f"## {method['title']}\n\n{' '.join(facts)}\n\n```text\n{method['doc']}\n```\n\n{settings}\n"
+    lines = "\n".join(facts)
+    return f"## {method['title']}\n\n{lines}\n\n```text\n{method['doc']}\n```\n\n{settings}\n"
 
 
 def _shown(value: Any) -> str:
