@@ -1,0 +1,73 @@
+"""What a method does not see is never computed, and a plan counts what is."""
+
+from collections import Counter
+
+import pytest
+from test_trainer import make_config, make_trainer, sections_of
+
+from advantageflow.objectives import find, names
+from advantageflow.plan import make_plan
+
+STEPS = 4
+
+
+def counted(objective, folder, pipeline, **settings):
+    """The plan of a small run, and rows that went through the transformer in its first iteration: (stage, role) -> n.
+
+    Transitions are learned from at every step that is recorded: where they are drawn, a plan has their mean.
+    """
+    sections = sections_of(objective)
+    sections["objective"] = {**sections["objective"], **settings}
+    plan = find(objective)(**settings).plan(0, STEPS, 0.7, None)
+    draws = len(plan.keep) if find(objective).family == "reverse" else 2
+    config = make_config(**sections, learn={"t_draws": draws}, run={"probe_every": 0})
+    trainer = make_trainer(config, folder, pipeline)
+    rows, acting, stage = Counter(), ["learner"], ["sampling"]
+    act, learn = trainer.policy.acting_as, trainer.learner.learn
+
+    def acting_as(role):
+        acting[0] = role
+        return act(role)
+
+    def learning(scored):
+        stage[0] = "learning"
+        return learn(scored)
+
+    def count(module, given, named):
+        rows[stage[0], acting[0]] += len(given[0] if given else named["hidden_states"])
+
+    trainer.policy.acting_as, trainer.learner.learn = acting_as, learning
+    trainer.model.transformer.register_forward_pre_hook(count, with_kwargs=True)
+    trainer.iterate()
+    return make_plan(config), rows
+
+
+@pytest.mark.parametrize("objective", names())
+def test_a_plan_counts_the_calls_of_every_method(objective, tmp_path, tiny_pipeline_folder):
+    plan, rows = counted(objective, tmp_path / "run", tiny_pipeline_folder)
+    learning = {role: count for (stage, role), count in rows.items() if stage == "learning"}
+    assert {*learning} == {"learner", *find(objective)().sees}
+    assert rows["sampling", "rollout"] == plan.sampling_calls
+    assert learning["learner"] == plan.gradient_calls
+    assert sum(learning.values()) == plan.learning_calls
+    assert sum(rows.values()) == plan.sampling_calls + plan.learning_calls
+
+
+@pytest.mark.parametrize(
+    ("objective", "settings", "seen"),
+    [
+        ("advantageflow", {"reference_weight": 0}, {"learner", "rollout"}),
+        ("advantageflow", {"gamma": 0}, {"learner", "reference"}),
+        ("advantageflow", {"gamma": 0, "reference_weight": 0}, {"learner"}),
+        ("nft", {"reference_weight": 0}, {"learner", "rollout"}),
+        ("flow-grpo", {"kl_weight": 0}, {"learner"}),
+        ("mix-grpo", {"kl_weight": 0.1}, {"learner", "reference"}),
+        ("rwr", {"reference_weight": 0.1}, {"learner", "reference"}),
+        ("orw-cfm-w2", {"reference_weight": 0}, {"learner"}),
+        ("crd", {"reference_weight": 0}, {"learner", "old"}),
+    ],
+)
+def test_a_term_without_weight_asks_nobody(objective, settings, seen, tmp_path, tiny_pipeline_folder):
+    plan, rows = counted(objective, tmp_path / "run", tiny_pipeline_folder, **settings)
+    assert {role for stage, role in rows if stage == "learning"} == seen
+    assert sum(rows.values()) == plan.sampling_calls + plan.learning_calls
