@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from advantageflow.errors import ConfigError
+from advantageflow.flow import RECTIFIED
 from advantageflow.models.base import Conditioning, FlowModel
 from advantageflow.seeding import Stream, noise
 from advantageflow.solvers import ODE_SOLVERS
@@ -54,7 +56,15 @@ def sample_batches(
     Args:
         solver: of the ODE, or with a plan the kind of its steps with noise.
         plan: noise, splits and what is recorded; None for the solver alone.
+
+    Raises:
+        ConfigError: the solver is for rectified flows, and the model's path is another.
     """
+    if model.path is not RECTIFIED and (solver == "dpm2" if plan is None else any(plan.noise)):
+        raise ConfigError(
+            f"the solver {solver} has steps of the straight path between image and noise, and the model {model.family} "
+            "has another path; use euler or heun, and a method that learns from an ODE"
+        )
     sigmas = model.sigmas(num_inference_steps)
     empty = model.encode([negative_prompt]) if guidance_scale != 1.0 else None
     leaves = plan.leaves if plan else 1
