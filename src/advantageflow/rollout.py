@@ -60,11 +60,7 @@ def sample_batches(
     Raises:
         ConfigError: the solver is for rectified flows, and the model's path is another.
     """
-    if model.path is not RECTIFIED and (solver == "dpm2" if plan is None else any(plan.noise)):
-        raise ConfigError(
-            f"the solver {solver} has steps of the straight path between image and noise, and the model {model.family} "
-            "has another path; use euler or heun, and a method that learns from an ODE"
-        )
+    _check_path(model, solver, plan)
     sigmas = model.sigmas(num_inference_steps)
     empty = model.encode([negative_prompt]) if guidance_scale != 1.0 else None
     leaves = plan.leaves if plan else 1
@@ -94,3 +90,11 @@ def sample_batches(
                 yield Rollout(ODE_SOLVERS[solver](velocity, x, sigmas))
             else:
                 yield Rollout(*walk(velocity, x, sigmas, plan, solver, lambda step, nodes: fresh(1 + step, nodes)))
+
+
+def _check_path(model: FlowModel, solver: str, plan: Plan | None) -> None:
+    if model.path is not RECTIFIED and (solver == "dpm2" if plan is None else any(plan.noise)):
+        raise ConfigError(
+            f"the solver {solver} has steps of the straight path between image and noise, and the model {model.family} "
+            "has another path; use euler or heun, and a method that learns from an ODE"
+        )
