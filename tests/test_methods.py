@@ -13,8 +13,8 @@ from advantageflow.errors import ConfigError
 from advantageflow.methods import changes_of, describe, describe_method, split_label
 from advantageflow.objectives import all_methods, find, names
 from advantageflow.paper.experiments import FIGURES, GRADIENTS, OTHERS
-from advantageflow.report.colors import color_of, palette
-from advantageflow.report.methods import markdown
+from advantageflow.reports.colors import color_of, palette
+from advantageflow.reports.methods import markdown
 
 PACKAGE = Path(advantageflow.__file__).parent
 ROOT = Path(__file__).parents[1]
