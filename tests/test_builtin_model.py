@@ -15,6 +15,7 @@ from advantageflow.seeding import Stream, noise
 from advantageflow.worlds.scenes import WEIGHTS
 from advantageflow.worlds.scenes.pretrain import SCENES
 from advantageflow.worlds.scenes.verifier import verify
+from advantageflow.worlds.scenes.world import SceneObject, render
 
 PROMPTS = ["a red circle and a blue square", "three rings"]
 
@@ -122,3 +123,12 @@ def test_an_exported_adapter_changes_pictures_in_plain_diffusers(plain, tmp_path
     assert (after - before).abs().mean() > 0.01
     with policy.acting_as("average") as transformer:
         torch.testing.assert_close(draw_ourselves(model, transformer), after, atol=2e-5, rtol=0)
+
+
+def test_a_scene_survives_encoder_and_decoder():
+    model = load_model("scenes")
+    scene = (SceneObject("circle", "red", 18, 18, 10), SceneObject("square", "blue", 46, 46, 10))
+    image = torch.from_numpy(render(scene)).permute(2, 0, 1)[None].float() / 255
+    again = model.decode(model.encode_images(image))
+    assert (again - image).abs().mean() < 0.02
+    assert load_reward("scenes_strict")(again, ["a red circle and a blue square"]) == [1.0]

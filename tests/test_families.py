@@ -1,5 +1,7 @@
 """Every model family: its rollout is the pipeline's to the bit, it trains with every method, and its adapter loads."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,13 +9,16 @@ from diffusers import (
     AutoencoderKL,
     AutoencoderKLQwenImage,
     FlowMatchEulerDiscreteScheduler,
+    FluxImg2ImgPipeline,
     FluxPipeline,
     FluxTransformer2DModel,
+    QwenImageImg2ImgPipeline,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from safetensors.torch import save_file
 from test_trainer import make_config, make_trainer
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -190,6 +195,38 @@ def test_every_method_trains_every_family_and_the_adapter_loads(folder, objectiv
     found = draw(plain, 1.0)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     assert not torch.allclose(found, before, atol=1e-5)
+
+
+def test_images_are_encoded_to_what_is_decoded(folder, monkeypatch):
+    """With an encoder that undoes its decoder, latents come back."""
+    model = load(folder)
+    vae, handed = model.pipeline.vae, []
+    decode = vae.decode
+    monkeypatch.setattr(vae, "decode", lambda z, return_dict: (handed.append(z), decode(z, return_dict=return_dict))[1])
+    latents = torch.randn(2, *model.latent_shape)
+    images = model.decode(latents)
+    posterior = SimpleNamespace(mode=lambda: handed[0])
+    monkeypatch.setattr(vae, "encode", lambda pixels: SimpleNamespace(latent_dist=posterior))
+    torch.testing.assert_close(model.encode_images(images), latents)
+
+
+def test_images_are_encoded_as_the_pipelines_for_images_do(folder, monkeypatch):
+    model = load(folder)
+    images = torch.rand(2, 3, *model.picture_size)
+    monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode())
+    holder, pixels = SimpleNamespace(vae=model.pipeline.vae), 2 * images - 1
+    with torch.no_grad():
+        if model.family == "QwenImagePipeline":
+            expected = QwenImageImg2ImgPipeline._encode_vae_image(holder, pixels.unsqueeze(2), None)[:, :, 0]
+        else:  # the line of SD3's pipeline is the same
+            expected = FluxImg2ImgPipeline._encode_vae_image(holder, pixels, None)
+    found = model.encode_images(images)
+    assert found.shape == (2, *model.latent_shape)
+    torch.testing.assert_close(found, expected)
+    with pytest.raises(ValueError, match=r"expected images \[batch, 3, \(64, 64\)\], got \[2, 3, 32, 64\]"):
+        model.encode_images(images[:, :, :32])
+    with pytest.raises(NonFiniteError, match="the encoder made latents that are NaN or infinite"):
+        model.encode_images(images * float("nan"))
 
 
 def test_patches_are_those_of_the_pipelines():

@@ -128,3 +128,25 @@ def test_what_is_printed(capsys):
     text = " ".join(" ".join(lines).split())
     for part in ("most memory", "while decoding", "hours on this CPU", "model.offload=true"):
         assert part in text
+
+
+def test_a_gradient_method_keeps_what_decoding_and_scoring_need():
+    changes = ["objective=draft", "rollout.solver=euler", "learn.t_draws=1", "learn.batch_size=8"]
+    draft = load_config("sd35m-pickscore", changes)
+    plain = load_config("sd35m-pickscore", ["learn.t_draws=1", "learn.batch_size=8"])
+    memory = make_plan(draft).memory_gb
+    pictures = 8 * 512 * 512 * 11.4e3 / 1e9  # 5700 numbers per pixel in half precision, of SD3's decoder
+    scoring = 8 * 0.425  # a ViT-H/14 in float32
+    expected = make_plan(plain).memory_gb["learning"] + pictures + scoring
+    assert memory["learning"] == pytest.approx(expected, rel=0.02)
+    sliced = load_config("sd35m-pickscore", [*changes, "model.vae_slicing=true"])
+    assert memory["learning"] - make_plan(sliced).memory_gb["learning"] == pytest.approx(7 / 8 * pictures, rel=0.02)
+    lv = load_config("sd35m-pickscore", ["objective=draft-lv", "objective.copies=1", *changes[1:]])
+    assert make_plan(lv).memory_gb["learning"] > memory["learning"] + pictures
+    assert any("learn.batch_size=" in change for change in make_plan(draft).fits["4090"])
+
+
+def test_guidance_goes_on_through_the_last_steps_of_a_gradient_method():
+    changes = ["objective=draft", "rollout.solver=euler", "learn.t_draws=1"]
+    plain, guided = (load_config("sd35m-pickscore", [*changes, *more]) for more in ([], ["rollout.guidance_scale=4.5"]))
+    assert make_plan(guided).gradient_calls == 2 * make_plan(plain).gradient_calls

@@ -243,15 +243,15 @@ def test_a_collapse_of_variety_is_told_once_also_after_a_resume(tmp_path, tiny_p
     def narrowing():
         trainer = make_trainer(config, tmp_path / "run", tiny_pipeline_folder)
         trainer.display.warn = lambda text: told.append((trainer.iteration, text))
-        draw = trainer._roll_out
+        draw = trainer.source.draw
 
-        def narrow(prompts):
-            samples, spread = draw(prompts), next(spreads)
+        def narrow(iteration):
+            (prompts, samples), spread = draw(iteration), next(spreads)
             groups = samples.x0.unflatten(0, (3, 4))
             mean = groups.mean(1, keepdim=True)
-            return Rollout((mean + spread * (groups - mean)).flatten(0, 1))
+            return prompts, Rollout((mean + spread * (groups - mean)).flatten(0, 1))
 
-        trainer._roll_out = narrow
+        trainer.source.draw = narrow
         return trainer
 
     first = narrowing()
@@ -296,7 +296,7 @@ def test_the_columns_of_a_prompt_reach_rewards_in_training_and_evaluation(tmp_pa
         return reward
 
     trainer = make_trainer(make_config(rollout={"batch_size": 5}), tmp_path / "run", tiny_pipeline_folder)
-    trainer.train_prompts = trainer.held_out.prompts = load_prompts(str(file))
+    trainer.source.prompts = trainer.held_out.prompts = load_prompts(str(file))
     trainer.scorer.rewards = {"scenes_graded": reward_of("train")}
     trainer.held_out.rewards = {"mine": reward_of("evaluate")}
     trainer.iterate()

@@ -108,6 +108,9 @@ class PromptSettings(Section):
 
 
 class RolloutSettings(Section):
+    source: PathText | None = Field(
+        None, description="a .jsonl file of pairs to learn from in place of images that the policy draws"
+    )
     guidance_scale: NonNegative = Field(1.0, description="classifier-free guidance while sampling; 1 is none")
     prompts_per_iteration: Annotated[int, Field(ge=1, le=10**5)] = 32
     images_per_prompt: Annotated[int, Field(ge=2, le=10**5)] = Field(
@@ -220,7 +223,9 @@ class Config(Section):
 
     @property
     def reward_weights(self) -> dict[str, float]:
-        """Reward -> its weight."""
+        """Reward that is trained on -> its weight; none where pairs bring their scores."""
+        if self.rollout.source is not None:
+            return {}
         return {self.reward: 1.0} if isinstance(self.reward, str) else self.reward
 
     @property
@@ -333,11 +338,18 @@ def _validate(settings: dict[str, Any]) -> Config:
 
 
 def _add_prompts(settings: dict[str, Any]) -> None:
-    """A built-in model is trained on its own world's prompts where no others are named."""
+    """A built-in model is trained on its own world's prompts where no others are named; pairs bring theirs."""
     model, prompts = settings.get("model", {}), settings.setdefault("prompts", {})
     path = model.get("path", "scenes") if isinstance(model, dict) else None
-    if path in WORLDS and isinstance(prompts, dict):
-        settings["prompts"] = {"train": f"{path}:train", **prompts}
+    if not isinstance(prompts, dict):
+        return
+    rollout, world = settings.get("rollout"), path if path in WORLDS else None
+    source = rollout.get("source") if isinstance(rollout, dict) else None
+    if source is not None and prompts.get("train") in (None, source, f"{world}:train"):
+        held_out = {"held_out": f"{world}:held_out"} if world else {}
+        settings["prompts"] = {**held_out, **prompts, "train": source}
+    elif world:
+        settings["prompts"] = {"train": f"{world}:train", **prompts}
 
 
 def dump_config(config: Config) -> str:

@@ -26,7 +26,7 @@ def check_combination(config: Config) -> None:
             f"policy.lora_rank=0 trains all weights, which model.dtype={config.model.dtype} is too coarse for; "
             "set model.dtype=float32 or a lora_rank"
         )
-    if not config.reward_weights:
+    if not config.reward:
         raise ConfigError("reward is empty; name at least one, such as reward=scenes_graded")
     if not config.evaluation.rewards:
         raise ConfigError("evaluation.rewards is empty; name at least one, such as {reward: scenes_graded}")
@@ -49,6 +49,8 @@ def check_method(config: Config, method: Method, odes: tuple[str, ...], sdes: tu
         ConfigError: it cannot; the message says what to set.
     """
     rollout, learn = config.rollout, config.learn
+    if rollout.source is not None:
+        _check_pairs(config, method)
     fitting = {"forward": odes, "reverse": sdes, "gradient": ("euler",)}[method.family]
     if rollout.solver not in fitting:
         kind = "an ODE" if rollout.solver in odes else "an SDE"
@@ -115,6 +117,27 @@ def _check_roles(method: Method) -> None:
                 f"objective {method.name!r} sees {shown(role)}; allowed for a {method.family} method: "
                 f"{', '.join(known) or 'nobody'}"
             )
+
+
+def _check_pairs(config: Config, method: Method) -> None:
+    """Check that a method can learn from pairs on disk."""
+    rollout = config.rollout
+    if method.family != "forward":
+        learned = {"reverse": "the transitions of a sampler", "gradient": "a reward's gradient"}[method.family]
+        raise ConfigError(
+            f"rollout.source is {shown(rollout.source)}, but objective {method.name!r} learns from {learned}, which "
+            "pairs on disk do not have; choose a forward method, such as objective=advantageflow, or remove the key"
+        )
+    if rollout.images_per_prompt != 2:
+        raise ConfigError(
+            f"rollout.images_per_prompt is {rollout.images_per_prompt}, but with rollout.source a group is a pair; set "
+            "rollout.images_per_prompt=2"
+        )
+    if config.prompts.train != rollout.source:
+        raise ConfigError(
+            f"prompts.train is {shown(config.prompts.train)}, but rollout.source brings the training prompts; remove "
+            "the key, or set prompts.train=null"
+        )
 
 
 def check_label(label: str) -> None:

@@ -10,11 +10,12 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from advantageflow.config import Config, PromptSettings
+from advantageflow.config import Config
 from advantageflow.errors import cut
 from advantageflow.evaluated import described
 from advantageflow.memory import MODELS, REWARDS, ModelFacts, image_tokens, pixels, reward_weights, stages, what_fits
 from advantageflow.models import BUILT_IN as BUILT_IN_MODELS
+from advantageflow.models import picture_size
 from advantageflow.rewards import check_gradients
 from advantageflow.run.pace import images_after
 
@@ -73,6 +74,8 @@ def make_plan(config: Config) -> Plan:
     rollout = config.rollout
     images = rollout.prompts_per_iteration * rollout.images_per_prompt
     sampling = round(images * _calls_per_image(config)) * (2 if rollout.guidance_scale != 1 else 1)
+    if rollout.source is not None:  # the images are there; each is encoded, which costs about as much as decoding
+        sampling = 0
     method, cases = config.objective, round(images * _cases_per_image(config))
     gradient = cases * method.calls(rollout.num_inference_steps)
     pictures = 0  # that are decoded with gradient
@@ -168,14 +171,21 @@ def departures(config: Config) -> list[str]:
     return found
 
 
-def _describe_prompts(settings: PromptSettings) -> list[str]:
+def _describe_prompts(config: Config) -> list[str]:
     """What will be trained on and held out; a set of the hub is not fetched for it."""
+    from advantageflow.pairs import describe, load_pairs, trained
     from advantageflow.prompts import describe_sets, load_prompt_sets
 
+    settings, source = config.prompts, config.rollout.source
     fetched = [name for name in (settings.train, settings.held_out) if str(name).startswith("hub:")]
     if fetched:
         return [f"prompts: {' and '.join(map(str, fetched))}, fetched when the run starts"]
-    return describe_sets(*load_prompt_sets(settings))
+    train, held_out = load_prompt_sets(settings)
+    told = describe_sets(train, held_out)
+    if source is not None:
+        pairs = load_pairs(source, picture_size(config.model), settings.column)
+        told.append(describe(pairs, trained(pairs, train.texts), source))
+    return told
 
 
 def _cost_rows(plan: Plan) -> list[tuple[str, str]]:
@@ -228,11 +238,11 @@ def print_plan(config: Config) -> None:
 
     if config.objective.family == "gradient":
         check_gradients(config.reward_weights, config.objective.name)
-    plan, prompts = make_plan(config), _describe_prompts(config.prompts)
+    plan, prompts = make_plan(config), _describe_prompts(config)
     table = Table(title=f"Plan of {config.name}", show_header=False)
     table.add_row("model", config.model.path)
     table.add_row("method", config.objective.name)
-    table.add_row("trained on", ", ".join(map(cut, config.reward_weights)))
+    table.add_row("trained on", ", ".join(map(cut, config.reward_weights or [f"the pairs of {config.rollout.source}"])))
     table.add_row("evaluated on held-out prompts", described(config.evaluation.rewards))
     table.add_row("images per iteration", f"{plan.images} ({config.rollout.prompts_per_iteration} prompts)")
     table.add_row("transformer calls per iteration", f"{plan.sampling_calls} sampling, {plan.learning_calls} learning")

@@ -6,13 +6,14 @@ The loop departs from the paper in:
     1. an iteration may take several optimizer steps, each on an equal part of its images (`learn.optimizer_steps`);
     2. an image may be noised at several times in one step (`learn.t_draws`), as in the code of arXiv 2509.16117;
     3. a method of another family learns from what its rollout records instead of noised images (see `learning`);
-    4. an average of the learner's weights is kept for evaluation and export, as in that code.
+    4. pairs on disk may stand in for what the policy draws and the rewards say (`sources`);
+    5. an average of the learner's weights is kept for evaluation and export, as in that code.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,11 +28,11 @@ from advantageflow.learner import SIGNS, Learner
 from advantageflow.learning import Scored
 from advantageflow.models.base import FlowModel
 from advantageflow.objectives.base import Method
+from advantageflow.pairs import Pair
 from advantageflow.policy import LORA_TARGETS, Policy, Role
 from advantageflow.prompts import PromptSet
 from advantageflow.rewards import Reward
 from advantageflow.rewards.scoring import Scorer
-from advantageflow.rollout import Rollout, sample_batches
 from advantageflow.run.directory import RunDirectory
 from advantageflow.run.grids import before_and_after, labelled_grid
 from advantageflow.run.held_out import HeldOut
@@ -40,6 +41,7 @@ from advantageflow.run.metrics import MetricsWriter, reward_metrics
 from advantageflow.run.progress import Display
 from advantageflow.run.watch import Watch, constant_rewards_advice
 from advantageflow.seeding import Stream, address_seed
+from advantageflow.sources import PairSource, PolicySource, Source
 
 
 class Trainer:
@@ -48,6 +50,7 @@ class Trainer:
     Args:
         rewards: name -> function of the rewards that are learned from, each of `config.reward_weights`.
         evaluated: label -> function of the rewards that are evaluated.
+        pairs: to learn from in place of images that the policy draws.
         display: shows progress.
         provenance: see `Keeper`.
         accept_changes: see `Keeper`.
@@ -64,12 +67,11 @@ class Trainer:
         rewards: Mapping[str, Reward],
         evaluated: Mapping[str, Reward],
         display: Display,
+        pairs: Sequence[Pair] | None = None,
         provenance: Mapping[str, Mapping[str, Any]] | None = None,
         accept_changes: bool = False,
     ) -> None:
         self.config, self.directory, self.model, self.display = config, directory, model, display
-        self.train_prompts = train_prompts
-        self.scorer = Scorer(rewards, attempts=config.scoring.attempts, timeout=config.scoring.timeout)
         self.held_out = HeldOut(config, directory, model, held_out_prompts, evaluated, display)
         self.method: Method = config.objective
         settings, seed = config.policy, address_seed(Stream.POLICY, config.seed)
@@ -87,6 +89,12 @@ class Trainer:
         )
         self.decays = {"rollout": decay_of(settings.rollout_decay, settings.rollout_every), **self.method.slow}
         self.learner = Learner(config, model, self.policy, self.method, rewards, display.advance)
+        self.scorer = Scorer(rewards, attempts=config.scoring.attempts, timeout=config.scoring.timeout)
+        self.source: Source = (
+            PolicySource(config, model, self.policy, self.method, train_prompts, self.scorer, display.advance)
+            if pairs is None
+            else PairSource(config, model, pairs, display.advance)
+        )
         self.iteration = 0
         self.before: dict[str, Any] | None = None
         self.evaluation: dict[str, Any] | None = None  # of the weights as they are now
@@ -145,15 +153,12 @@ class Trainer:
         """One iteration of Algorithm 1; returns its metrics."""
         config, seconds = self.config, dict(self.seconds)
         count, group_size = config.rollout.prompts_per_iteration, config.rollout.images_per_prompt
-
-        chosen = self.train_prompts.draw(self.iteration * count, count, config.seed)
-        prompts = [self.train_prompts.texts[i] for i in chosen for _ in range(group_size)]
         groups = torch.arange(count).repeat_interleave(group_size)
-        with self._timed("sampling", len(prompts)):
-            rollout = self._roll_out(prompts)
-        with self._timed("scoring", len(prompts)):
-            scores = self.scorer.results()
-        weights = torch.tensor([config.reward_weights[name] for name in scores])
+        with self._timed("sampling", len(groups)):
+            prompts, rollout = self.source.draw(self.iteration)
+        with self._timed("scoring", len(groups)):
+            scores = self.source.scores()
+        weights = torch.tensor([self.source.weights[name] for name in scores])
         rewards = combine_rewards(torch.stack(list(scores.values())), weights, groups, config.scoring.combine)
         advantages = self.method.credit(rewards, groups, rollout.edges, config.advantage.model_dump())
         scored = Scored(prompts, rollout, rewards, groups, advantages, (config.seed, self.iteration))
@@ -170,7 +175,7 @@ class Trainer:
             **reward_metrics(rewards, scores),
             "zero_variance_groups": zero_variance_groups(rewards, groups),
             "advantage/mean": advantages.mean().item(),
-            "diversity": rollout.x0.unflatten(0, (count, group_size)).var(1).mean().item(),
+            "diversity": self.source.diversity(rollout),
             **learned,
             **probed,
             **{
@@ -181,34 +186,6 @@ class Trainer:
         }
         self.iteration += 1
         return row
-
-    def _roll_out(self, prompts: list[str]) -> Rollout:
-        """Draw the iteration's images; each batch is scored while the next is drawn."""
-        settings, metadata = self.config.rollout, self.train_prompts.by_text
-        plan = self.method.plan(
-            self.iteration, settings.num_inference_steps, settings.noise_level, self.config.learn.transitions
-        )
-        batches: list[Rollout] = []
-        start = 0
-        with self.policy.acting_as("rollout") as transformer:
-            for batch in sample_batches(
-                self.model,
-                transformer,
-                prompts,
-                stream=Stream.ROLLOUT,
-                address=(self.config.seed, self.iteration),
-                num_inference_steps=settings.num_inference_steps,
-                solver=settings.solver,
-                plan=plan,
-                guidance_scale=settings.guidance_scale,
-                batch_size=settings.batch_size,
-            ):
-                batches.append(batch)
-                drawn = prompts[start : start + len(batch.x0)]
-                start += len(drawn)
-                self.scorer.submit(self.model.decode(batch.x0).cpu(), drawn, [metadata[prompt] for prompt in drawn])
-                self.display.advance(len(drawn))
-        return Rollout.join(batches)
 
     def _probe(self, scored: Scored) -> dict[str, float | None]:
         """Gradient norms by the advantage's sign, every so many iterations; in between there are none."""

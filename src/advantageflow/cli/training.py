@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from advantageflow.config import Config
+    from advantageflow.pairs import Pair
+    from advantageflow.prompts import PromptSet
     from advantageflow.run.directory import RunDirectory
 
 
@@ -106,6 +108,7 @@ def _load_inputs(console: Console, config: Config) -> dict[str, Any]:
         check_gradients(config.reward_weights, config.objective.name)
     say(console, "loading prompts")
     sets = load_prompt_sets(config.prompts)
+    pairs = _load_pairs(console, config, sets[0])
     pictured = shown_prompts(config.evaluation, sets[1])
     choose_device(config.model.device)
     check_family(config.model)
@@ -130,9 +133,25 @@ def _load_inputs(console: Console, config: Config) -> dict[str, Any]:
     return {
         "train_prompts": sets[0],
         "held_out_prompts": sets[1],
+        "pairs": pairs,
         "rewards": learned,
         "evaluated": {label: loaded[name] for label, name in config.evaluation.rewards.items()},
     }
+
+
+def _load_pairs(console: Console, config: Config, train: PromptSet) -> list[Pair] | None:
+    """The pairs to learn from, without those of held-out prompts; None where the policy draws."""
+    from advantageflow.models import picture_size
+    from advantageflow.pairs import describe, load_pairs, trained
+    from advantageflow.run.progress import say
+
+    source = config.rollout.source
+    if source is None:
+        return None
+    pairs = load_pairs(source, picture_size(config.model), config.prompts.column)
+    kept = trained(pairs, train.texts)
+    say(console, describe(pairs, kept, source))
+    return kept
 
 
 def _run(
@@ -154,7 +173,8 @@ def _run(
     told = describe_sets(inputs["train_prompts"], inputs["held_out_prompts"])
     for line in (*told, f"evaluated on held-out prompts: {described(config.evaluation.rewards)}"):
         say(console, line)
-    fingerprints = of_inputs(inputs["train_prompts"], inputs["held_out_prompts"], inputs["rewards"])
+    named = ("train_prompts", "held_out_prompts", "rewards", "pairs")
+    fingerprints = of_inputs(*(inputs[name] for name in named))
     if not accept_changes:
         check_inputs(directory.latest_record(), fingerprints)
     directory.write_prompts(told)

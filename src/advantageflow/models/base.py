@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -12,7 +11,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from safetensors import SafetensorError
@@ -46,7 +44,7 @@ class FlowModel(ABC):
     """A diffusers pipeline of one family, as the trainer sees it.
 
     A family's file gives the classes of pipeline and transformer, `encode_prompt`, `predict`, `sigmas` and, where they
-    differ, `decode_latents` and `guide`.
+    differ, `decode_latents`, `encode_pixels` and `guide`.
     """
 
     pipeline_class: ClassVar[Any]
@@ -172,6 +170,12 @@ class FlowModel(ABC):
         size = self.settings.resolution or int(self.pipeline.default_sample_size) * self.scale_factor
         height, width = size if isinstance(size, tuple) else (size, size)
         return height // self.scale_factor, width // self.scale_factor
+
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """Height and width of the images in pixels."""
+        height, width = self.latent_size
+        return height * self.scale_factor, width * self.scale_factor
 
     @property
     def image_tokens(self) -> int:
@@ -339,6 +343,33 @@ class FlowModel(ABC):
         images: Tensor = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
         return images
 
+    @torch.no_grad()
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Images in [0, 1], [batch, 3, height, width] -> latents, float32 [batch, *latent_shape]: what `decode` undoes.
+
+        Where the encoder tells a distribution, its mode.
+
+        Raises:
+            NonFiniteError: latents are NaN or infinite.
+            ValueError: the images are not of the model's size.
+        """
+        if images.shape[1:] != (3, *self.picture_size):
+            raise ValueError(f"expected images [batch, 3, {self.picture_size}], got {list(images.shape)}")
+        with self._awake(self.pipeline.vae):
+            latents = self.encode_pixels(2 * images.to(self.device, torch.float32) - 1).float()
+        if not torch.isfinite(latents).all():
+            raise NonFiniteError(
+                "the encoder made latents that are NaN or infinite; use model.dtype=float32 or bfloat16"
+            )
+        return latents
+
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """The inverse of `decode_latents`: pixels in [-1, 1], [batch, 3, height, width]."""
+        vae = self.pipeline.vae
+        mode: Tensor = vae.encode(pixels.to(vae.dtype)).latent_dist.mode()
+        latents: Tensor = (mode - vae.config.shift_factor) * vae.config.scaling_factor
+        return latents
+
     def save_lora(
         self, directory: Path, lora: Mapping[str, Tensor], about: Mapping[str, Any] = MappingProxyType({})
     ) -> None:
@@ -355,16 +386,3 @@ class FlowModel(ABC):
         rank = max(len(weight) for name, weight in lora.items() if ".lora_A." in name)
         base = {"family": self.family, "base_model": self.settings.path, "base_fingerprint": self.fingerprint}
         write_adapter(directory, lora, {**base, **about, "rank": rank})
-
-
-def dynamic_shift_sigmas(scheduler: Any, num_steps: int, image_tokens: int) -> Tensor:
-    """The sampling times of pipelines that shift more for larger images, float64 [num_steps + 1]."""
-    from diffusers.pipelines.flux.pipeline_flux import calculate_shift
-
-    names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
-    limits = {name: scheduler.config[name] for name in names if name in scheduler.config}
-    mu = calculate_shift(image_tokens, *limits.values())
-    scheduler = copy.deepcopy(scheduler)
-    scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / num_steps, num_steps), mu=mu)
-    sigmas: Tensor = scheduler.sigmas.double()
-    return sigmas

@@ -6,7 +6,8 @@ import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch import Tensor, nn
 
-from advantageflow.models.base import Conditioning, FlowModel, dynamic_shift_sigmas
+from advantageflow.models.base import Conditioning, FlowModel
+from advantageflow.models.shift import dynamic_shift_sigmas
 
 T5_TOKENS = 512
 

@@ -6,8 +6,9 @@ import torch
 from diffusers import QwenImagePipeline, QwenImageTransformer2DModel
 from torch import Tensor, nn
 
-from advantageflow.models.base import Conditioning, FlowModel, dynamic_shift_sigmas
+from advantageflow.models.base import Conditioning, FlowModel
 from advantageflow.models.flux import pack, unpack
+from advantageflow.models.shift import dynamic_shift_sigmas
 
 MAX_TOKENS = 512
 
@@ -54,7 +55,7 @@ class QwenImageModel(FlowModel):
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         vae = self.pipeline.vae
-        mean, std = (torch.tensor(values, device=latents.device).view(-1, 1, 1) for values in self._statistics())
+        mean, std = self._statistics(latents)
         frames = (latents / (1 / std) + mean).unsqueeze(2).to(vae.dtype)
         raw: list[Tensor] = []
         hook = vae.decoder.register_forward_hook(lambda module, given, found: raw.append(found))
@@ -65,6 +66,17 @@ class QwenImageModel(FlowModel):
         decoded = torch.cat(raw)
         return torch.where(torch.isfinite(decoded), images, decoded)[:, :, 0]
 
-    def _statistics(self) -> tuple[list[float], list[float]]:
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        vae = self.pipeline.vae
+        mode: Tensor = vae.encode(pixels.unsqueeze(2).to(vae.dtype)).latent_dist.mode()[:, :, 0]
+        mean, std = self._statistics(mode)
+        return (mode - mean) / std
+
+    def _statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each channel."""
         config = self.pipeline.vae.config
-        return config.latents_mean, config.latents_std
+        mean, std = (
+            torch.tensor(values, device=latents.device).view(-1, 1, 1)
+            for values in (config.latents_mean, config.latents_std)
+        )
+        return mean, std

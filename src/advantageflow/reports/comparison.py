@@ -56,8 +56,8 @@ def table(result: Mapping[str, Any]) -> str:
     cost = {
         arm: [
             f"{sum(found['collapsed'])} of {len(found['collapsed'])}",
-            f"{found['drift']['to_reference']:.4f}",
-            f"{found['drift']['diversity_first']:.2f} → {found['drift']['diversity_last']:.2f}",
+            _known(found["drift"]["to_reference"], 4),
+            " → ".join(_known(found["drift"][f"diversity_{moment}"], 2) for moment in ("first", "last")),
             f"{sum(found['cost'][stage] for stage in ('sampling', 'scoring', 'learning')):.1f}",
             "" if found["cost"]["peak_memory"] is None else f"{found['cost']['peak_memory'] / 2**30:.2f}",
         ]
@@ -90,6 +90,10 @@ def markdown(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
 def _p_value(result: Mapping[str, Any], arm: str, score: str) -> str:
     value = result["p_values"].get(arm, {}).get(score)
     return "—" if value is None and arm != result["baseline"] else "" if value is None else p_text(value)
+
+
+def _known(value: float | None, digits: int) -> str:
+    return "—" if value is None else f"{value:.{digits}f}"
 
 
 def draw_figure(results: Mapping[str, Mapping[str, Any]], axis: str, file: Path) -> None:

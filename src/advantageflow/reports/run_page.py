@@ -45,16 +45,11 @@ def write_report(folders: Sequence[Path], output: Path) -> Path:
 
 def sentence(run: ReportedRun) -> str:
     """What was done and what came of it, in plain English."""
-    config, rewards = run.config, run.config.reward_weights
-    objective = config.objective
+    config, objective = run.config, run.config.objective
     setting, symbol = objective.short or ("", "")
     method = objective.title + (f" ({symbol} = {getattr(objective, setting)})" if setting else "")
-    named = listed([name + (f" (weight {weight:g})" if len(rewards) > 1 else "") for name, weight in rewards.items()])
     count, seconds = len(run.rows), run.rows[-1]["seconds/training"]
-    text = (
-        f"{method} trained the model {config.model.path} on the reward{'s' if len(rewards) > 1 else ''} {named} "
-        f"for {counted(count)} and {duration(seconds)}. "
-    )
+    text = f"{method} trained the model {config.model.path} on {_learned(config)} for {counted(count)} and {duration(seconds)}. "
     if len(run.points) == 1:
         return text + "It has not finished, and was not evaluated on held-out prompts yet."
     first, last = run.points[0].scores, run.points[-1].scores
@@ -66,6 +61,16 @@ def sentence(run: ReportedRun) -> str:
     if lost_variety(diversity):
         text += f" The images of a prompt became alike: diversity {_moved(diversity[0], diversity[-1])}."
     return text
+
+
+def _learned(config: Config) -> str:
+    """What was learned from."""
+    rewards = config.reward_weights
+    if not rewards:
+        return f"the pairs of {config.rollout.source}"
+    if len(rewards) == 1:
+        return f"the reward {next(iter(rewards))}"
+    return f"the rewards {listed([f'{name} (weight {weight:g})' for name, weight in rewards.items()])}"
 
 
 def _moved(first: float, last: float) -> str:

@@ -7,21 +7,23 @@ from collections.abc import Sequence
 KEPT = 1 / 3  # of the first iteration's diversity, at least
 
 
-def lost_variety(diversity: Sequence[float]) -> bool:
+def lost_variety(diversity: Sequence[float | None]) -> bool:
     """Whether less than a third of the first diversity is left.
 
     Args:
-        diversity: of each iteration so far, the variance of the latents within a prompt's images.
+        diversity: of each iteration so far, the variance of the latents within a prompt's images; None where the
+            policy drew none.
     """
-    return len(diversity) > 1 and diversity[-1] < KEPT * diversity[0]
+    known = [value for value in diversity if value is not None]
+    return len(known) > 1 and known[-1] < KEPT * known[0]
 
 
-def first_lost(diversity: Sequence[float]) -> int | None:
+def first_lost(diversity: Sequence[float | None]) -> int | None:
     """The first iteration, from 0, in which `lost_variety` held; None if there is none."""
     return next((i for i in range(len(diversity)) if lost_variety(diversity[: i + 1])), None)
 
 
-def variety_warning(diversity: Sequence[float]) -> str:
+def variety_warning(diversity: Sequence[float | None]) -> str:
     """What a user is told where `lost_variety` holds."""
     return (
         f"collapse: the images of a prompt have become alike (diversity {diversity[-1]:.3g} in iteration "

@@ -46,7 +46,7 @@ ROW: dict[str, type | tuple[type, ...]] = {
     "iteration": int,
     "reward/mean": NUMBER,
     "seconds/training": NUMBER,
-    "diversity": NUMBER,
+    "diversity": (*NUMBER, type(None)),
 }
 EVALUATED = ("evaluation", "difference")  # in rows of iterations after which there was one
 EXPORTS = ("lora", "transformer")  # folders of trained weights, in a run and in each of its checkpoints

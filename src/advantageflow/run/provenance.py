@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,18 @@ import torch
 from torch import nn
 
 from advantageflow import fingerprint
+from advantageflow.pairs import Pair
+from advantageflow.pairs import fingerprint as of_pairs
 from advantageflow.prompts import PromptSet
 
 
-def of_inputs(train: PromptSet, held_out: PromptSet, rewards: Mapping[str, Callable[..., Any]]) -> dict[str, str]:
-    """Fingerprints of prompts and of the files of a user's own rewards, by what they are called in messages."""
+def of_inputs(
+    train: PromptSet,
+    held_out: PromptSet,
+    rewards: Mapping[str, Callable[..., Any]],
+    pairs: Sequence[Pair] | None = None,
+) -> dict[str, str]:
+    """Fingerprints of prompts, pairs and the files of a user's own rewards, by what they are called in messages."""
     sets = {"prompts.train": train, "prompts.held_out": held_out}
     found = {
         name: fingerprint.of_value([prompts.texts, prompts.tasks, prompts.metadata]) for name, prompts in sets.items()
@@ -24,6 +31,8 @@ def of_inputs(train: PromptSet, held_out: PromptSet, rewards: Mapping[str, Calla
         file = _source(reward) if ":" in name and "://" not in name else None
         if file is not None:
             found[f"the file of the reward {name}"] = fingerprint.of_file(file)
+    if pairs is not None:
+        found["the pairs of rollout.source"] = of_pairs(pairs)
     return found
 
 

@@ -30,8 +30,8 @@ class Watch:
         self.rows.append(row)
 
     @property
-    def diversity(self) -> list[float]:
-        """Of each iteration."""
+    def diversity(self) -> list[float | None]:
+        """Of each iteration; None where the policy drew no images."""
         return [row["diversity"] for row in self.rows]
 
     @property

@@ -11,7 +11,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -294,9 +294,9 @@ def analyse(records: Sequence[Record], baseline: str, score: str | None = None) 
             "diverged": sum(record.diverged for record in everything),
             "stability": _stability(found),
             "drift": {
-                "to_reference": _mean(record.metrics["distance/to_reference"][-1] for record in found),
-                "diversity_first": _mean(record.metrics["diversity"][0] for record in found),
-                "diversity_last": _mean(record.metrics["diversity"][-1] for record in found),
+                "to_reference": _known_mean(record.metrics["distance/to_reference"][-1] for record in found),
+                "diversity_first": _known_mean(record.metrics["diversity"][0] for record in found),
+                "diversity_last": _known_mean(record.metrics["diversity"][-1] for record in found),
             },
             "cost": {
                 **{
@@ -367,6 +367,12 @@ def _flat(after: Mapping[str, Any], score: str) -> dict[str, float]:
 
 def _mean(values: Any) -> float:
     return float(np.mean(list(values)))
+
+
+def _known_mean(values: Iterable[float | None]) -> float | None:
+    """The mean of those that are known; None where none is."""
+    known = [value for value in values if value is not None]
+    return _mean(known) if known else None
 
 
 def _interval(interval: Interval) -> dict[str, float | None]:

@@ -90,7 +90,7 @@ def files(config: Config) -> dict[str, str]:
     """Fingerprints of the files and folders that an arm's settings name: prompts, weights, adapters, rewards."""
     model, prompts = config.model, config.prompts
     rewards = [name.rpartition(":")[0] for name in (*config.reward_weights, *config.evaluation.rewards.values())]
-    named = [model.path, model.base, model.lora, prompts.train, prompts.held_out]
+    named = [model.path, model.base, model.lora, prompts.train, prompts.held_out, config.rollout.source]
     named += [*rewards, *(f"{name.replace('.', '/')}.py" for name in rewards)]
     paths = {str(name): Path(str(name)) for name in named if name and name not in WORLDS and "://" not in str(name)}
     return {

@@ -1,0 +1,135 @@
+"""Where an iteration's images and their scores come from: the rollout policy and its rewards, or pairs on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from advantageflow.config import Config
+from advantageflow.models.base import FlowModel
+from advantageflow.objectives.base import Method
+from advantageflow.pairs import Pair, read_picture
+from advantageflow.policy import Policy
+from advantageflow.prompts import PromptSet
+from advantageflow.rewards.scoring import Scorer
+from advantageflow.rollout import Rollout, sample_batches
+from advantageflow.seeding import Stream
+
+GIVEN = "given"  # the name of scores that pairs bring
+
+
+class Source(Protocol):
+    """Gives `prompts_per_iteration` groups of `images_per_prompt` images, and then their scores.
+
+    weights: of each of the scores in the reward.
+    """
+
+    weights: Mapping[str, float]
+
+    def draw(self, iteration: int) -> tuple[list[str], Rollout]:
+        """The prompt of each image, those of a group one after the other, and the images."""
+
+    def scores(self) -> dict[str, Tensor]:
+        """Of the images that were drawn last: name -> float64 [images]."""
+
+    def diversity(self, rollout: Rollout) -> float | None:
+        """The variance of the latents within a group; None where it says nothing of the policy."""
+
+
+class PolicySource:
+    """The rollout policy draws images, and rewards score each batch while the next is drawn.
+
+    Args:
+        advance: told the number of images that were drawn.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        model: FlowModel,
+        policy: Policy,
+        method: Method,
+        prompts: PromptSet,
+        scorer: Scorer,
+        advance: Callable[[int], None],
+    ) -> None:
+        self.config, self.model, self.policy, self.method = config, model, policy, method
+        self.prompts, self.scorer, self.advance = prompts, scorer, advance
+        self.weights: Mapping[str, float] = config.reward_weights
+
+    def draw(self, iteration: int) -> tuple[list[str], Rollout]:
+        settings, metadata = self.config.rollout, self.prompts.by_text
+        count = settings.prompts_per_iteration
+        chosen = self.prompts.draw(iteration * count, count, self.config.seed)
+        prompts = [self.prompts.texts[i] for i in chosen for _ in range(settings.images_per_prompt)]
+        plan = self.method.plan(
+            iteration, settings.num_inference_steps, settings.noise_level, self.config.learn.transitions
+        )
+        batches: list[Rollout] = []
+        start = 0
+        with self.policy.acting_as("rollout") as transformer:
+            for batch in sample_batches(
+                self.model,
+                transformer,
+                prompts,
+                stream=Stream.ROLLOUT,
+                address=(self.config.seed, iteration),
+                num_inference_steps=settings.num_inference_steps,
+                solver=settings.solver,
+                plan=plan,
+                guidance_scale=settings.guidance_scale,
+                batch_size=settings.batch_size,
+            ):
+                batches.append(batch)
+                drawn = prompts[start : start + len(batch.x0)]
+                start += len(drawn)
+                self.scorer.submit(self.model.decode(batch.x0).cpu(), drawn, [metadata[prompt] for prompt in drawn])
+                self.advance(len(drawn))
+        return prompts, Rollout.join(batches)
+
+    def scores(self) -> dict[str, Tensor]:
+        return self.scorer.results()
+
+    def diversity(self, rollout: Rollout) -> float | None:
+        groups = rollout.x0.unflatten(0, (-1, self.config.rollout.images_per_prompt))
+        variance: float = groups.var(1).mean().item()
+        return variance
+
+
+class PairSource:
+    """Pairs take turns: each comes once before any comes twice, in an order that the seed and the round decide.
+
+    Args:
+        advance: told the number of images that were read.
+    """
+
+    def __init__(self, config: Config, model: FlowModel, pairs: Sequence[Pair], advance: Callable[[int], None]) -> None:
+        self.config, self.model, self.pairs, self.advance = config, model, pairs, advance
+        self.weights: Mapping[str, float] = {GIVEN: 1.0}
+        self._order = PromptSet(tuple(pair.prompt for pair in pairs), ("all",) * len(pairs))
+        self._drawn: list[Pair] = []
+
+    def draw(self, iteration: int) -> tuple[list[str], Rollout]:
+        settings = self.config.rollout
+        count = settings.prompts_per_iteration
+        self._drawn = [self.pairs[i] for i in self._order.draw(iteration * count, count, self.config.seed)]
+        files = [(path, pair.origin) for pair in self._drawn for path in pair.pictures]
+        latents = []
+        for start in range(0, len(files), settings.batch_size):
+            batch = files[start : start + settings.batch_size]
+            pixels = np.stack([read_picture(path, self.model.picture_size, origin) for path, origin in batch])
+            images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+            latents.append(self.model.encode_images(images))
+            self.advance(len(batch))
+        return [pair.prompt for pair in self._drawn for _ in pair.pictures], Rollout(torch.cat(latents))
+
+    def scores(self) -> dict[str, Tensor]:
+        values = [score for pair in self._drawn for score in pair.scores]
+        return {GIVEN: torch.tensor(values, dtype=torch.float64)}
+
+    def diversity(self, rollout: Rollout) -> float | None:
+        return None
