@@ -24,9 +24,9 @@ objectives
 worlds prompts.geneval prompts.ocr
 rewards
 config config_rules methods evaluated reading
-prompts
+prompts pairs
 adapters policy optimizers models
-rollout evaluation
+rollout evaluation sources
 learning
 run
 plan memory learner

@@ -336,9 +336,7 @@ def test_a_run_a_plan_a_report_and_another_picture(typed, folder):
     assert "training prompts: 4 from pairs.jsonl" in text
     code, text = typed("report", "run", "--output", "page.html")
     assert code == 0, text
-    assert "on the pairs of pairs.jsonl for 1 iteration" in re.sub(
-        r"\s+", " ", (folder / "page.html").read_text()
-    )
+    assert "on the pairs of pairs.jsonl for 1 iteration" in re.sub(r"\s+", " ", (folder / "page.html").read_text())
     picture(folder / "pictures" / "chosen1.png")
     code, text = typed("train", "--resume", "run", "run.iterations=2")
     assert code == 2

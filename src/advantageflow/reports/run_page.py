@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from advantageflow.config import Config
 from advantageflow.reports.colors import palette
 from advantageflow.reports.page import axes, counted, duration, listed, number, plotly_js, time_unit, write_page
 from advantageflow.reports.page_pictures import extremes
@@ -49,7 +50,8 @@ def sentence(run: ReportedRun) -> str:
     setting, symbol = objective.short or ("", "")
     method = objective.title + (f" ({symbol} = {getattr(objective, setting)})" if setting else "")
     count, seconds = len(run.rows), run.rows[-1]["seconds/training"]
-    text = f"{method} trained the model {config.model.path} on {_learned(config)} for {counted(count)} and {duration(seconds)}. "
+    took = f"{counted(count)} and {duration(seconds)}"
+    text = f"{method} trained the model {config.model.path} on {_learned(config)} for {took}. "
     if len(run.points) == 1:
         return text + "It has not finished, and was not evaluated on held-out prompts yet."
     first, last = run.points[0].scores, run.points[-1].scores
