@@ -143,7 +143,8 @@ def test_a_gradient_method_keeps_what_decoding_and_scoring_need():
     assert memory["learning"] - make_plan(sliced).memory_gb["learning"] == pytest.approx(7 / 8 * pictures, rel=0.02)
     lv = load_config("sd35m-pickscore", ["objective=draft-lv", "objective.copies=1", *changes[1:]])
     assert make_plan(lv).memory_gb["learning"] > memory["learning"] + pictures
-    assert any("learn.batch_size=" in change for change in make_plan(draft).fits["4090"])
+    large = load_config("sd35m-pickscore", ["objective=draft", "learn.t_draws=1", "learn.batch_size=64"])
+    assert "learn.batch_size=8" in make_plan(large).fits["4090"]
 
 
 def test_guidance_goes_on_through_the_last_steps_of_a_gradient_method():
