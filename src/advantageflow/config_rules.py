@@ -49,8 +49,6 @@ def check_method(config: Config, method: Method, odes: tuple[str, ...], sdes: tu
         ConfigError: it cannot; the message says what to set.
     """
     rollout, learn = config.rollout, config.learn
-    if rollout.source is not None:
-        _check_pairs(config, method)
     fitting = {"forward": odes, "reverse": sdes, "gradient": ("euler",)}[method.family]
     if rollout.solver not in fitting:
         kind = "an ODE" if rollout.solver in odes else "an SDE"
@@ -119,9 +117,15 @@ def _check_roles(method: Method) -> None:
             )
 
 
-def _check_pairs(config: Config, method: Method) -> None:
-    """Check that a method can learn from pairs on disk."""
+def check_pairs(config: Config, method: Method) -> None:
+    """Check that a method can learn from pairs on disk, where these are given.
+
+    Raises:
+        ConfigError: it cannot; the message says what to set.
+    """
     rollout = config.rollout
+    if rollout.source is None:
+        return
     if method.family != "forward":
         learned = {"reverse": "the transitions of a sampler", "gradient": "a reward's gradient"}[method.family]
         raise ConfigError(
