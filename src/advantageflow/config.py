@@ -11,7 +11,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
 from advantageflow.config_errors import check_plain, explain
-from advantageflow.config_rules import check_combination, check_method
+from advantageflow.config_rules import check_combination, check_method, check_pairs
 from advantageflow.config_rules import check_label as check_label
 from advantageflow.errors import ConfigError as ConfigError
 from advantageflow.errors import shown
@@ -309,6 +309,7 @@ def check_config(settings: dict[str, Any]) -> Config:
     config = _fill(settings)
     check_plain("", settings, config.model_dump())
     check_combination(config)
+    check_pairs(config, config.objective)
     check_method(config, config.objective, get_args(ODESolver), get_args(SDESolver))
     return config
 
