@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
+from torch import Tensor
 
 from advantageflow.config import Config
 from advantageflow.errors import NonFiniteError, shown
@@ -18,6 +19,7 @@ from advantageflow.rewards import Reward
 from advantageflow.run.metrics import learning_metrics
 from advantageflow.run.soundness import check_step, sizes
 from advantageflow.seeding import Stream, generator
+from advantageflow.world import World
 
 SIGNS = {"positive": 1, "negative": -1}
 
@@ -28,6 +30,7 @@ class Learner:
     Args:
         rewards: name -> function, for methods that learn from a reward's gradient.
         advance: told the number of cases that were learned from.
+        world: the processes that share the work.
     """
 
     def __init__(
@@ -38,9 +41,10 @@ class Learner:
         method: Method,
         rewards: Mapping[str, Reward],
         advance: Callable[[int], None],
+        world: World = World(),  # noqa: B008 - it cannot be changed
     ) -> None:
         self.config, self.model, self.policy, self.method = config, model, policy, method
-        self.rewards, self.advance = rewards, advance
+        self.rewards, self.advance, self.world = rewards, advance, world
         self.optimizer = build_optimizer(config.learn, policy.parameters)
         # half-precision gradients are too small for float16 unless scaled up
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=model.dtype == torch.float16)
@@ -61,11 +65,7 @@ class Learner:
                 self.optimizer, rate(learn, self.optimizer_step, self.config.run.iterations * learn.optimizer_steps)
             )
             cases = family.cases(images)
-            for batch in self._batches(cases):
-                terms = family.look(batch, self.optimizer_step)
-                self._backward(terms, len(cases), scored)
-                found.append(terms.detached())
-                self.advance(len(batch))
+            found += self._gradients(family, cases, len(cases))
             norms += self._step(scored.address[-1])
         return {
             **learning_metrics(found),
@@ -87,11 +87,7 @@ class Learner:
         for name, sign in SIGNS.items():
             self.optimizer.zero_grad()
             mine = [case for case in cases if signs[case[0]] == sign]
-            for batch in self._batches(cases if self.method.whole_groups else mine):
-                terms = family.look(batch, self.optimizer_step)
-                chosen = (torch.sign(terms.advantages) == sign).to(self.model.device)
-                if chosen.any():
-                    self.scaler.scale(total(terms.terms)[chosen].sum() / len(cases)).backward()
+            self._gradients(family, cases if self.method.whole_groups else mine, len(cases), sign)
             gradients = [p.grad for p in self.policy.parameters if p.grad is not None]
             norm = torch.nn.utils.get_total_norm(gradients).item() / self.scaler.get_scale() if mine else None
             found[f"grad_norm/{name}_advantage"] = norm
@@ -119,9 +115,45 @@ class Learner:
         size = max(self.config.learn.batch_size // self._unit, 1) * self._unit
         return [cases[start : start + size] for start in range(0, len(cases), size)]
 
-    def _backward(self, terms: Terms, count: int, scored: Scored) -> None:
-        """Add the gradient of a batch's share in the mean loss over `count` cases."""
-        loss = total(terms.terms)
+    def _gradients(self, family: Family, cases: list[Case], count: int, sign: int | None = None) -> list[Terms]:
+        """Put the gradient of the summed loss of cases, over `count`, into the parameters.
+
+        Batches are dealt to processes by their place, and their gradients are added in float64 and rounded once.
+
+        Args:
+            sign: of the advantages that count; None is for all.
+
+        Returns:
+            What the formula gave for every batch.
+        """
+        parameters, mine = self.policy.parameters, dict[int, Terms]()
+        # not every device has float64
+        wide = torch.float32 if self.model.device.type == "mps" else torch.float64
+        sums = [torch.zeros_like(parameter, dtype=wide) for parameter in parameters]
+        touched = torch.zeros(len(parameters), device=self.model.device)  # an optimizer leaves those without gradient
+        for place, batch in self.world.deal(self._batches(cases)):
+            terms = family.look(batch, self.optimizer_step)
+            loss = total(terms.terms)
+            self._check(loss, terms, family.scored)
+            if sign is not None:
+                loss = loss[(torch.sign(terms.advantages) == sign).to(loss.device)]
+            self.scaler.scale(loss.sum() / count).backward()
+            for index, parameter in enumerate(parameters):
+                if parameter.grad is not None:
+                    sums[index] += parameter.grad
+                    touched[index] = 1
+                    parameter.grad = None
+            mine[place] = terms.detached()
+            if sign is None:
+                self.advance(len(batch))
+        self.world.sum(sums)
+        self.world.sum([touched])
+        for parameter, gradient, has in zip(parameters, sums, touched.tolist(), strict=True):
+            parameter.grad = gradient.to(parameter.dtype) if has else None
+        return self.world.exchange(mine)
+
+    def _check(self, loss: Tensor, terms: Terms, scored: Scored) -> None:
+        """Raise NonFiniteError, naming the image, unless all losses are finite."""
         bad = (~torch.isfinite(loss.detach())).nonzero().flatten().tolist()
         if bad:
             image = terms.images[bad[0]]
@@ -131,7 +163,6 @@ class Learner:
                 f"iteration {scored.address[-1]}: {values}; lower learn.learning_rate, then continue from the last "
                 "checkpoint"
             )
-        self.scaler.scale(loss.sum() / count).backward()
 
     def _step(self, iteration: int) -> list[float]:
         """One optimizer step; the gradient's norm, or nothing where the step was skipped."""

@@ -54,8 +54,13 @@ class Terms:
     images: list[int]
 
     def detached(self) -> Terms:
-        """The same values without the gradient's graph, for the metrics."""
-        return replace(self, terms={name: value.detach() for name, value in self.terms.items()})
+        """The same values without the gradient's graph and on the CPU, for the metrics."""
+        return replace(
+            self,
+            terms={name: value.detach().cpu() for name, value in self.terms.items()},
+            to_rollout=self.to_rollout.cpu(),
+            to_reference=self.to_reference.cpu(),
+        )
 
 
 class Family(ABC):
