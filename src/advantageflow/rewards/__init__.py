@@ -133,7 +133,8 @@ def check_reward(name: str) -> None:
         _check_installed(name, [module for module in ("httpx",) if importlib.util.find_spec(module) is None])
         from advantageflow.rewards.addresses import parse_address
 
-        parse_address(name)
+        for address in name.split(","):
+            parse_address(address)
     elif ":" in name or is_path(name):
         _find(name)
     elif name not in BUILT_IN:
@@ -179,9 +180,10 @@ def load_reward(name: str) -> Reward:
     """
     check_reward(name)
     if is_address(name):
+        from advantageflow.rewards.pool import RewardPool
         from advantageflow.rewards.remote import RemoteReward
 
-        return RemoteReward(name)
+        return RewardPool.of(name) if "," in name else RemoteReward(name)
     return make(name, find(name, BUILT_IN[name].target) if name in BUILT_IN else _find(name))
 
 

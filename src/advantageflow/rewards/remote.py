@@ -29,6 +29,10 @@ class Limits(BaseModel):
     bytes: int = 2**62
 
 
+class AwayError(ValueError):
+    """A server that does not answer in all attempts."""
+
+
 class RemoteReward:
     """Asks a server for the scores; tries again, waiting longer each time, while it is away or busy.
 
@@ -72,7 +76,8 @@ class RemoteReward:
         """Scores [batch] of images in [0, 1], [batch, 3, height, width].
 
         Raises:
-            ValueError: the server refuses the request, or does not answer in all attempts.
+            ValueError: the server refuses the request.
+            AwayError: it does not answer in all attempts.
         """
         if metadata and not any(metadata):  # a server need not know of it
             metadata = None
@@ -145,7 +150,7 @@ class RemoteReward:
                 raise ValueError(f"{cut(self.url)} refused with {told}")
             after = headers.get("retry-after", "")
             wait = min(LONGEST_PAUSE, float(after)) if after.isdecimal() and after.isascii() else 0.0
-        raise ValueError(f"{cut(self.url)} did not answer in {self.attempts} attempts; the last one: {told}")
+        raise AwayError(f"{cut(self.url)} did not answer in {self.attempts} attempts; the last one: {told}")
 
     def _read(self, answer: bytes, count: int) -> list[float]:
         try:

@@ -117,7 +117,8 @@ def _call(
 
 
 class Scorer:
-    """Scores batches of images by several rewards in the background, each reward in a thread of its own.
+    """Scores batches of images by several rewards in the background, each reward in a thread of its own, or in as many as
+    it has `workers`.
 
     Args:
         rewards: name, used in messages and results -> function.
@@ -126,7 +127,7 @@ class Scorer:
 
     def __init__(self, rewards: Mapping[str, Reward], *, attempts: int = 1, timeout: float | None = None) -> None:
         self.rewards, self.attempts, self.timeout = rewards, attempts, timeout
-        self._threads = {name: ThreadPoolExecutor(1) for name in rewards}
+        self._threads = {name: ThreadPoolExecutor(getattr(reward, "workers", 1)) for name, reward in rewards.items()}
         self._waiting: dict[str, list[Future[Tensor]]] = {name: [] for name in rewards}
         self._submitted = 0
 
