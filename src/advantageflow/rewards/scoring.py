@@ -117,8 +117,9 @@ def _call(
 
 
 class Scorer:
-    """Scores batches of images by several rewards in the background, each reward in a thread of its own, or in as many as
-    it has `workers`.
+    """Scores batches of images by several rewards in the background, each reward in threads of its own.
+
+    A reward that has `workers` is asked by so many threads at the same time, any other by one.
 
     Args:
         rewards: name, used in messages and results -> function.
