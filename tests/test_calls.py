@@ -62,7 +62,7 @@ def test_a_plan_counts_the_calls_of_every_method(objective, tmp_path, tiny_pipel
         ("nft", {"reference_weight": 0}, {"learner", "rollout"}),
         ("flow-grpo", {"kl_weight": 0}, {"learner"}),
         ("mix-grpo", {"kl_weight": 0.1}, {"learner", "reference"}),
-        ("rwr", {"reference_weight": 0.1}, {"learner", "reference"}),
+        ("rwr", {"reference_weight": 0.0}, {"learner"}),
         ("orw-cfm-w2", {"reference_weight": 0}, {"learner"}),
         ("crd", {"reference_weight": 0}, {"learner", "old"}),
     ],

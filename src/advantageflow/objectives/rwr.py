@@ -21,7 +21,8 @@ class RWR(Forward):
     image.
 
     Args:
-        reference_weight: λ.
+        reference_weight: λ. Without it nothing holds the learner: on its own images the mean gradient is nearly zero,
+            and what an optimizer makes of the rest leads away from all images.
 
     Departs from the paper in: it learns online, from the learner's own images; and the base model takes the place of
     the pre-training data.
@@ -37,7 +38,7 @@ class RWR(Forward):
         "policy.rollout_decay": 0,
     }
 
-    reference_weight: NonNegative = 0.0
+    reference_weight: NonNegative = 1.0
 
     @property
     def sees(self) -> frozenset[str]:

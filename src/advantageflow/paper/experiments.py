@@ -46,7 +46,7 @@ _TREES = ("rollout.images_per_prompt=16", "rollout.prompts_per_iteration=12", "o
 OTHERS: dict[str, tuple[str, ...]] = {
     "RAM": ("objective=ram", _FAST),
     "ADRPO": ("objective=adrpo", _FAST),
-    "Reward-weighted regression": ("objective=rwr", _SLOW),
+    "Reward-weighted regression": ("objective=rwr", _FAST),
     "ORW-CFM-W2": ("objective=orw-cfm-w2", "policy.rollout_every=5", _FAST),
     "CRD": ("objective=crd", "objective.reference_guidance=2", _FAST),
     "MixGRPO": ("objective=mix-grpo", "objective.iterations=3", _SLOW),
