@@ -151,3 +151,21 @@ def test_guidance_goes_on_through_the_last_steps_of_a_gradient_method():
     changes = ["objective=draft", "rollout.solver=euler", "learn.t_draws=1"]
     plain, guided = (load_config("sd35m-pickscore", [*changes, *more]) for more in ([], ["rollout.guidance_scale=4.5"]))
     assert make_plan(guided).gradient_calls == 2 * make_plan(plain).gradient_calls
+
+
+def test_a_methods_own_copies_of_the_weights_take_memory():
+    """4 bytes for every one of SD3.5-M's weights, where all are trained."""
+    whole = ["policy.lora_rank=0", "model.dtype=float32", "learn.learning_rate=1e-5"]
+    nft, crd = (
+        make_plan(load_config("sd35m-pickscore", [f"objective={name}", *whole])).memory_gb["sampling"]
+        for name in ("nft", "crd")
+    )
+    assert crd - nft == pytest.approx(4 * 2.24, rel=0.15)
+
+
+def test_what_images_of_a_tree_share_is_computed_once():
+    """Trees of 2 images that part in step 2 of 4 share the velocities up to there, and the transitions before."""
+    changes = ["objective=branch-grpo", "objective.splits=[2]", "rollout.num_inference_steps=4", "learn.t_draws=3"]
+    plan = make_plan(load_config("sd35m-pickscore", changes))
+    assert plan.sampling_calls == plan.images // 2 * 3 + plan.images
+    assert plan.gradient_calls == plan.images // 2 * 2 + plan.images

@@ -149,12 +149,12 @@ def _weights(facts: ModelFacts, config: Config) -> float:
     """The transformer, and of what is trained: copies for each role, gradients, and the optimizer's state."""
     bits = {"8bit": 1.0, "4bit": 0.5}.get(config.model.quantization or "", BYTES[config.model.dtype])
     moments = 2 if config.learn.optimizer == "adamw_8bit" else 8
+    copies = 3 + len(config.objective.slow)  # rollout, average, the gradient; a method's own
     if config.policy.lora_rank:
-        # learner, rollout, average; the gradient, two copies by sign of the advantage
         adapter = facts.layers * 8 * 2 * facts.width * config.policy.lora_rank / 1e9
-        return facts.parameters * bits + adapter * (6 * 4 + moments)
-    # beside the learner: rollout, average, reference, the gradient
-    return facts.parameters * (bits + 4 * 4 + moments)
+        return facts.parameters * bits + adapter * ((1 + copies) * 4 + moments)
+    # the learner is the transformer itself, and the reference one more copy
+    return facts.parameters * (bits + (1 + copies) * 4 + moments)
 
 
 def _embeddings(facts: ModelFacts, config: Config) -> float:

@@ -77,12 +77,11 @@ def make_plan(config: Config) -> Plan:
     if rollout.source is not None:  # the images are there; each is encoded, which costs about as much as decoding
         sampling = 0
     method, cases = config.objective, round(images * _cases_per_image(config))
-    gradient = cases * method.calls(rollout.num_inference_steps)
-    pictures = 0  # that are decoded with gradient
-    if method.family == "gradient":
-        gradient *= 2 if rollout.guidance_scale != 1 else 1
-        pictures = cases * method.pictures()
-    others = cases * sum(2 if method.guidance.get(role, 1.0) != 1 else 1 for role in method.sees)
+    scales = {**method.guidance, **({"learner": rollout.guidance_scale} if method.family == "gradient" else {})}
+    twice = {role: 2 if scales.get(role, 1.0) != 1 else 1 for role in ("learner", *method.sees)}
+    gradient = cases * method.calls(rollout.num_inference_steps) * twice.pop("learner")
+    pictures = cases * method.pictures() if method.family == "gradient" else 0  # that are decoded with gradient
+    others = cases * sum(twice.values())
     facts = MODELS.get(config.model.path)
     flops: float | None = None
     memory: dict[str, float] = {}
