@@ -99,7 +99,9 @@ def _until_stopped(tell: Callable[[str], None]) -> Iterator[None]:
 
 
 def reproduce(
-    figure: Annotated[str, typer.Argument(help="fig2, fig3a, fig3b, fig3c, fig5, table1, steps, search, or all.")],
+    figure: Annotated[
+        str, typer.Argument(help="fig2, fig3a, fig3b, fig3c, fig5, table1, steps, search, methods, or all.")
+    ],
     quick: Annotated[
         bool, typer.Option("--quick", help="One seed and small runs, kept apart: does it work, roughly?")
     ] = False,

@@ -100,7 +100,9 @@ def draw_figure(results: Mapping[str, Mapping[str, Any]], axis: str, file: Path)
     """Mean curves with 95 % bands over seeds, one panel per title; `file` without its ending, as PNG."""
     columns = len(results) if len(results) < 4 else 2
     rows = -(-len(results) // columns)
-    figure = Figure(figsize=(3.6 * columns + 0.6, 4.6 * rows), layout="constrained")
+    longest = max(len(result["arms"]) for result in results.values())  # a key of more than seven arms needs more room
+    size = (3.6 * columns + 0.6, (4.6 + 0.25 * max(longest - 7, 0)) * rows)
+    figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for panel, (title, result) in zip(panels, results.items(), strict=True):
         for (arm, found), (color, _) in zip(result["arms"].items(), palette(list(result["arms"])), strict=True):
