@@ -17,13 +17,10 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from advantageflow.building import build, load_inputs
 from advantageflow.config import load_config
-from advantageflow.models import load_model
 from advantageflow.policy import Role
-from advantageflow.prompts import load_prompt_sets
-from advantageflow.rewards import load_reward
 from advantageflow.run.directory import RunDirectory
-from advantageflow.run.progress import Display
 from advantageflow.trainer import Trainer
 
 Call = tuple[Role, bool, tuple[torch.Tensor, ...]]
@@ -76,20 +73,10 @@ def main() -> None:
     arguments = parser.parse_args()
 
     config = load_config(arguments.recipe, arguments.changes)
-    if config.run.threads:
-        torch.set_num_threads(config.run.threads)
-    train_prompts, held_out_prompts = load_prompt_sets(config.prompts)
+    quiet = Console(quiet=True)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(
-            config,
-            RunDirectory.create(Path(folder) / "run", config),
-            load_model(**config.model.model_dump(exclude={"device"})),
-            train_prompts=train_prompts,
-            held_out_prompts=held_out_prompts,
-            rewards={name: load_reward(name) for name in config.reward_weights},
-            evaluated={},
-            display=Display(Console(quiet=True), config),
-        )
+        run = RunDirectory.create(Path(folder) / "run", config)
+        trainer = build(config, run, load_inputs(config, quiet), quiet)
         calls = record_calls(trainer)
         stages: dict[str, list[float]] = {"sampling": [], "scoring": [], "learning": [], "iteration": [], "bare": []}
         for _ in range(arguments.rounds):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from advantageflow.building import Inputs, build
 from advantageflow.config import check_config
 from advantageflow.errors import NonFiniteError
 from advantageflow.models import load_model
@@ -17,10 +18,8 @@ from advantageflow.rollout import Rollout
 from advantageflow.run.checkpoint import load_state
 from advantageflow.run.directory import RunDirectory
 from advantageflow.run.keeping import place, saved
-from advantageflow.run.progress import Display
 from advantageflow.run.samples import read_samples
 from advantageflow.seeding import Stream, noise
-from advantageflow.trainer import Trainer
 
 
 def brightness(images, prompts):
@@ -62,16 +61,14 @@ def make_config(**sections):
 def make_trainer(config, folder, model_folder, rewards=None):
     torch.manual_seed(0)
     run = RunDirectory.create(folder, config) if not folder.exists() else RunDirectory.open(folder)[0]
-    return Trainer(
-        config,
-        run,
-        load_model(**{**config.model.model_dump(exclude={"device"}), "path": str(model_folder)}),
+    inputs = Inputs(
         train_prompts=load_prompts("scenes:train"),
         held_out_prompts=load_prompts("scenes:held_out"),
         rewards=rewards or dict.fromkeys(config.reward_weights, brightness),
         evaluated={label: load_reward(name) for label, name in config.evaluation.rewards.items()},
-        display=Display(Console(quiet=True), config),
     )
+    model = load_model(**{**config.model.model_dump(exclude={"device"}), "path": str(model_folder)})
+    return build(config, run, inputs, Console(quiet=True), model=model)
 
 
 def weights(trainer):

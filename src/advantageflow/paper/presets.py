@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from advantageflow.errors import ConfigError, shown
+
 PRESETS: dict[str, dict[str, Any]] = {
     # AdvantageFlow's Table 1: GenEval, without and with guidance
     "paper": {
@@ -21,3 +23,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "images": 1000,
     },
 }
+
+
+def preset_named(name: str) -> dict[str, Any]:
+    """The settings of a preset; none for "".
+
+    Raises:
+        ConfigError: there is no such preset.
+    """
+    if name and name not in PRESETS:
+        raise ConfigError(f"unknown preset {shown(name)}; allowed: {', '.join(PRESETS)}")
+    return PRESETS.get(name, {})

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from advantageflow.config_errors import nearest
 from advantageflow.errors import ConfigError, shown
-from advantageflow.rewards.own import find, is_address, is_path, make, resolve
+from advantageflow.rewards.own import find, is_address, is_of_python, is_path, make, resolve
 
 Reward = Callable[..., Sequence[float]]
 
@@ -146,20 +146,27 @@ def check_reward(name: str) -> None:
         _check_installed(name, BUILT_IN[name].missing())
 
 
-def check_gradients(names: Iterable[str], method: str) -> None:
+def check_gradients(names: Iterable[str], method: str, given: Mapping[str, Reward] | None = None) -> None:
     """Check that a method may learn from the gradient of every reward, without loading weights.
+
+    Args:
+        given: name -> function of rewards that are there already.
 
     Raises:
         ConfigError: one has no `with_gradient`; or see `check_reward`.
     """
     for name in names:
-        check_reward(name)
-        if not _has_gradient(name):
+        if given and name in given:
+            able = hasattr(given[name], "with_gradient")
+        else:
+            check_reward(name)
+            able = _has_gradient(name)
+        if not able:
             whose = "the reward server" if is_address(name) else "the reward"
-            able = ", ".join(each for each, reward in BUILT_IN.items() if reward.gradient)
+            others = ", ".join(each for each, reward in BUILT_IN.items() if reward.gradient)
             raise ConfigError(
                 f"objective {shown(method)} learns from a reward's gradient, which {whose} {shown(name)} "
-                f"does not give; set reward to any of {able}, or to your own that has with_gradient(images, prompts)"
+                f"does not give; set reward to any of {others}, or to your own that has with_gradient(images, prompts)"
             )
 
 
@@ -188,6 +195,11 @@ def load_reward(name: str) -> Reward:
 
 
 def _find(name: str) -> Callable[..., Any]:
+    if is_of_python(name):
+        raise ConfigError(
+            f"the reward {shown(name)} was given to advantageflow.train in Python, and cannot be imported by this "
+            "name; continue the run there, with resume=FOLDER and reward=THE SAME"
+        )
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     return find(name, resolve(name, [Path.cwd()]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +30,19 @@ def is_address(name: str) -> bool:
 def is_path(name: str) -> bool:
     """Whether a reward's name, or what stands before its colon, is meant as a file."""
     return name.rpartition(":")[0].endswith(".py") or name.endswith(".py") or "/" in name
+
+
+def name_of(reward: Callable[..., Any]) -> str:
+    """By which a run records a reward that it is given: "module:function", or "module:Class()" for an object."""
+    is_object = not (inspect.isroutine(reward) or inspect.isclass(reward))
+    written: Any = type(reward) if is_object else reward
+    name = getattr(written, "__qualname__", type(written).__qualname__)
+    return resolve(f"{written.__module__}:{name}{'()' if is_object else ''}", [Path.cwd()])
+
+
+def is_of_python(name: str) -> bool:
+    """Whether a reward's name is that of an object, a nested function, or one of a script that was run."""
+    return name.startswith("__main__:") or name.endswith(("()", ">")) or "<locals>" in name
 
 
 def resolve(name: str, folders: Iterable[Path]) -> str:

@@ -5,18 +5,38 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 EXIT_CODE = 130  # of a run that was stopped and can be continued, whatever the signal
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+
+
+class Stopped(KeyboardInterrupt):
+    """A run was stopped by a signal before its end; it can be continued.
+
+    Args:
+        at_once: in the middle of an iteration, whose rewards may still be computed.
+    """
+
+    def __init__(self, folder: Path, at_once: bool = False) -> None:
+        super().__init__(f"stopped; continue with: advantageflow train --resume {folder}")
+        self.at_once = at_once
 
 
 @contextmanager
 def stopping(
     stop: Callable[[], None], say: Callable[[str], None], at_once: Callable[[], None] | None = None
 ) -> Iterator[None]:
-    """Call `stop` at the first of the signals; at the second call `at_once` and raise KeyboardInterrupt."""
+    """Call `stop` at the first of the signals; at the second call `at_once` and raise KeyboardInterrupt.
+
+    Only the main thread of a process may listen to signals; in others nothing is done.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     asked: list[int] = []
 
     def handle(number: int, frame: object) -> None:
