@@ -70,9 +70,9 @@ def evaluate(
     if json_file:
         check_file(json_file.expanduser())
     means = side_by_side.evaluate(
-        models or [], Console(), run=run, lora=lora, preset=preset_named(preset), resolution=resolution, dtype=dtype, base=base,
-        output=output, prompts=prompts, column=column, task_column=task_column, reward=reward, images=images,
-        steps=steps, guidance=guidance,
+        models or [], Console(), run=run, lora=lora, preset=preset_named(preset), resolution=resolution, dtype=dtype,
+        base=base, output=output, prompts=prompts, column=column, task_column=task_column, reward=reward,
+        images=images, steps=steps, guidance=guidance,
     )  # fmt: skip
     if json_file:
         write_atomic(json_file.expanduser(), json.dumps(means, indent=2) + "\n")
