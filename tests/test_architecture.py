@@ -18,7 +18,7 @@ MOST_LINES = {"function": 60, "file": 400, "trainer.py": 300, "loop": 40}
 # file can stand elsewhere than the rest of its folder.
 ROOMS = """
 errors config_errors decay walk_plan seeding fingerprint devices places ranks world
-pictures hub environment statistics adapter_names
+pictures hub environment statistics tables adapter_names
 flow solvers walks advantages
 objectives
 worlds prompts.geneval prompts.ocr

@@ -10,8 +10,8 @@ from test_trainer import brightness, make_config, make_trainer
 
 from advantageflow.config import dump_config
 from advantageflow.run.directory import RunDirectory
-from advantageflow.run.held_out import paired
 from advantageflow.run.stored import DamagedError
+from advantageflow.statistics import paired_difference
 
 SETTINGS = {"run": {"iterations": 4, "checkpoint_every": 1}, "evaluation": {"every": 1, "num_images": 6}}
 
@@ -31,10 +31,10 @@ def stopped(folder, model_folder, after):
 
 def test_the_difference_is_the_paired_one_with_its_interval():
     base, scores = [0.0, 1.0, 0.0, 0.5], [1.0, 1.0, 0.25, 0.5]
-    found = paired(scores, base)
+    found = paired_difference(scores, base).plain()
     spread = stats.ttest_1samp(np.subtract(scores, base), 0.0).confidence_interval(0.95)
     assert found == pytest.approx({"value": 0.3125, "low": spread.low, "high": spread.high})
-    assert paired([0.75], [0.5]) == {"value": 0.25, "low": None, "high": None}
+    assert paired_difference([0.75], [0.5]).plain() == {"value": 0.25, "low": None, "high": None}
 
 
 def test_every_evaluation_is_said_written_and_drawn(tmp_path, tiny_pipeline_folder):
@@ -57,7 +57,10 @@ def test_every_evaluation_is_said_written_and_drawn(tmp_path, tiny_pipeline_fold
         label: values.tolist() for label, values in base.by_image.items()
     }
     expected = [
-        {label: paired(values.tolist(), base.by_image[label].tolist()) for label, values in found.by_image.items()}
+        {
+            label: paired_difference(values.tolist(), base.by_image[label].tolist()).plain()
+            for label, values in found.by_image.items()
+        }
         for found in others
     ]
     assert said == [(0, base.scores, None), *((i + 1, *pair) for i, pair in enumerate(

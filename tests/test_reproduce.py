@@ -245,7 +245,7 @@ def test_a_run_becomes_a_record_and_is_not_repeated(tmp_path, tiny_pipeline_fold
     assert {record.label for record in study.records(panel)} == {AF, NFT}
     others = [change for change in study.changes if not change.startswith("learn.t_draws")]
     changed = replace(study, changes=(*others, "learn.t_draws=3"))
-    with pytest.raises(ConfigError, match=r"made with other settings \(learn.t_draws is 3 and was 2\); remove it"):
+    with pytest.raises(ConfigError, match=r"made with other settings \(learn.t_draws was 2 and is 3\); remove it"):
         changed.plan([panel])
     monkeypatch.setattr("advantageflow.paper.study.finish", lambda *_: pytest.fail("a finished run was started again"))
     list(in_parallel(tasks(study, study.plan([panel]), 1), 2))

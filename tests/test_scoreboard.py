@@ -7,7 +7,8 @@ from scipy import stats
 from advantageflow.config import ConfigError
 from advantageflow.prompts import load_prompts
 from advantageflow.rewards import load_reward
-from advantageflow.studies.scoreboard import Mean, difference, open_folder, score_images, summarize
+from advantageflow.statistics import mean_interval
+from advantageflow.studies.scoreboard import difference, open_folder, score_images, summarize
 
 REWARDS = {"brightness": lambda images, prompts: images.mean((1, 2, 3)), "graded": load_reward("scenes_graded")}
 
@@ -18,10 +19,11 @@ def rows_of(*values, tasks="ab"):
 
 def test_a_mean_has_its_confidence_interval():
     values = [0.1, 0.5, 0.2, 0.9]
-    mean = Mean.of(values)
-    low, high = stats.norm.interval(0.95, loc=sum(values) / 4, scale=stats.sem(values))
+    mean = mean_interval(values)
+    low, high = stats.t.interval(0.95, 3, loc=sum(values) / 4, scale=stats.sem(values))
     assert (mean.value - mean.half_width, mean.value + mean.half_width) == pytest.approx((low, high), rel=1e-4)
-    assert math.isnan(Mean.of([1.0]).half_width)
+    assert math.isnan(mean_interval([1.0]).half_width)
+    assert mean_interval([1.0]).plain() == {"value": 1.0, "low": None, "high": None}
 
 
 def test_tasks_count_equally_in_their_mean():
@@ -53,5 +55,5 @@ def test_images_do_not_depend_on_where_an_evaluation_was_cut(tiny_model, tmp_pat
 def test_a_folder_belongs_to_its_settings(tmp_path):
     open_folder(tmp_path / "out", {"steps": 10})
     open_folder(tmp_path / "out", {"steps": 10})
-    with pytest.raises(ConfigError, match="holds an evaluation with other settings"):
+    with pytest.raises(ConfigError, match=r"holds an evaluation with other settings \(steps was 10 and is 40\)"):
         open_folder(tmp_path / "out", {"steps": 40})

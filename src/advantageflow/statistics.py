@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -22,8 +23,21 @@ class Interval:
     low: float
     high: float
 
+    @property
+    def half_width(self) -> float:
+        return (self.high - self.low) / 2
+
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+    def plus_minus(self) -> str:
+        """Such as "0.694 ± 0.032"."""
+        return f"{self.value:.3f} ± {self.half_width:.3f}"
+
+    def plain(self) -> dict[str, float | None]:
+        """As JSON, which knows no infinity and no NaN: None is "never", or "unknown"."""
+        parts = {"value": self.value, "low": self.low, "high": self.high}
+        return {name: value if math.isfinite(value) else None for name, value in parts.items()}
 
 
 def bootstrap(
@@ -67,10 +81,17 @@ def paired_p_value(first: Sequence[float], second: Sequence[float]) -> float | N
 
 
 def paired_difference(first: Sequence[float], second: Sequence[float]) -> Interval:
-    """The mean of first - second across seeds or images with its t-interval, which is honest for few seeds, too."""
-    differences = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
-    mean, count = float(differences.mean()), len(differences)
-    half = float(stats.t.ppf(0.975, count - 1) * differences.std(ddof=1) / np.sqrt(count))
+    """The mean of first - second across seeds or images with its interval, see `mean_interval`."""
+    return mean_interval(np.asarray(first, dtype=float) - np.asarray(second, dtype=float))
+
+
+def mean_interval(values: Sequence[float] | np.ndarray) -> Interval:
+    """The mean with its t-interval, which is honest for few values, too; of a single one the ends are NaN."""
+    array = np.asarray(values, dtype=float)
+    mean, count = float(array.mean()), len(array)
+    if count == 1:
+        return Interval(mean, math.nan, math.nan)
+    half = float(stats.t.ppf(0.975, count - 1) * array.std(ddof=1) / math.sqrt(count))
     return Interval(mean, mean - half, mean + half)
 
 

@@ -33,6 +33,7 @@ from advantageflow.paper.study import Study, table1
 from advantageflow.reports.page import interval
 from advantageflow.statistics import Interval, paired_difference
 from advantageflow.studies.compare import analyse
+from advantageflow.tables import markdown_table
 
 REPRODUCED, DIFFERENT, NOT_SHOWN, NOT_REPRODUCED = "reproduced", "different here", "not shown", "not reproduced"
 PENDING = "not run yet"
@@ -189,8 +190,6 @@ CLAIMS = _claims()
 
 def claims_table(study: Study) -> str:
     """Every claim with what was measured and the verdict, in Markdown."""
-    lines = ["| figure | the paper's claim | here | verdict |", "|---|---|---|---|"]
-    for claim in CLAIMS:
-        finding = claim.check(study) or Finding("", PENDING)
-        lines.append(f"| {claim.figure} | {claim.text} | {finding.measured} | {finding.verdict} |")
-    return "\n".join(lines) + "\n"
+    found = [(claim, claim.check(study) or Finding("", PENDING)) for claim in CLAIMS]
+    rows = [(claim.figure, claim.text, finding.measured, finding.verdict) for claim, finding in found]
+    return markdown_table(["figure", "the paper's claim", "here", "verdict"], rows)

@@ -11,7 +11,7 @@ import numpy as np
 from advantageflow.paper.claims import claims_table
 from advantageflow.paper.experiments import FIGURES, SEARCHED_RATES, Panel, gamma_arm
 from advantageflow.paper.study import Study, table1
-from advantageflow.reports.comparison import draw_figure, draw_rates, draw_stability, markdown, table
+from advantageflow.reports.comparison import draw_figure, draw_rates, draw_stability, named_rows, table
 from advantageflow.run.checkpoint import write_atomic
 from advantageflow.statistics import bootstrap_mean
 from advantageflow.studies.compare import analyse
@@ -99,4 +99,4 @@ def table1_markdown(study: Study) -> str:
         for arm, scores in arms.items()
     }
     told = "Overall is the mean over tasks, with its 95 % bootstrap interval over seeds; the base model has none."
-    return f"{markdown(tasks, rows)}\n{told}\n"
+    return f"{named_rows(tasks, rows)}\n{told}\n"

@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 
 from advantageflow.config import ConfigError, check_config, flatten, load_config
-from advantageflow.errors import shown
 from advantageflow.paper.experiments import ARMS, GUIDANCE, METHODS, MULTI, SEARCH, SEARCHED_RATES, Panel, searched
+from advantageflow.run.changes import differing
 from advantageflow.run.stored import read_object
 from advantageflow.studies import children
 from advantageflow.studies.compare import Arm, Run, finish, slug
@@ -63,10 +63,9 @@ class Study:
         then = flatten(check_config(Record.load(file).config).model_dump(mode="json"))
         changes = [*run.arm.changes, *run.changes, f"seed={run.seed}", f"run.threads={then['run.threads']}"]
         now = flatten(load_config(run.arm.recipe, changes).model_dump(mode="json"))
-        changed = [key for key in {**then, **now} if then.get(key) != now.get(key)]
-        if changed:
-            parts = ", ".join(f"{key} is {shown(now.get(key))} and was {shown(then.get(key))}" for key in changed)
-            raise ConfigError(f"the record {file} was made with other settings ({parts}); remove it to run again")
+        told = differing(then, now)
+        if told:
+            raise ConfigError(f"the record {file} was made with other settings ({told}); remove it to run again")
 
     def file(self, recipe: str, label: str, seed: int) -> Path:
         """Where the record of a run is kept."""

@@ -14,6 +14,7 @@ from advantageflow.reports.colors import palette
 from advantageflow.reports.page import interval, p_text
 from advantageflow.statistics import bootstrap_band, interpolate_curves
 from advantageflow.studies.record import AXES, SIGNS, Record
+from advantageflow.tables import markdown_table
 
 
 def base_score(result: Mapping[str, Any]) -> float:
@@ -68,8 +69,8 @@ def table(result: Mapping[str, Any]) -> str:
         f"p, and images and time to the best of {baseline} as shares of its own" if ratios else f"p against {baseline}"
     )
     text += f"Held-out {score}; {others}:\n\n"
-    text += markdown(["seeds", "before", "after", "p", *ratios], reached)
-    text += "\n" + markdown(["collapsed", "drift", "diversity", "s / iteration", "peak GiB"], cost)
+    text += named_rows(["seeds", "before", "after", "p", *ratios], reached)
+    text += "\n" + named_rows(["collapsed", "drift", "diversity", "s / iteration", "peak GiB"], cost)
     tasks = list(next(iter(arms.values()))["tasks"])
     if len(tasks) > 1:
         by_task = {
@@ -77,14 +78,13 @@ def table(result: Mapping[str, Any]) -> str:
             for arm, found in arms.items()
         }
         text += f"\nBy task (first score of the recipe), after; in brackets p against {baseline}:\n\n"
-        text += markdown(tasks, by_task)
+        text += named_rows(tasks, by_task)
     return text
 
 
-def markdown(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
-    """A table of named rows."""
-    lines = [f"| | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
-    return "\n".join(lines + [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]) + "\n"
+def named_rows(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
+    """A table of rows by their names."""
+    return markdown_table(["", *columns], ([name, *cells] for name, cells in rows.items()))
 
 
 def _p_value(result: Mapping[str, Any], arm: str, score: str) -> str:

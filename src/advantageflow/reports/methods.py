@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from advantageflow.tables import markdown_table
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -46,13 +48,13 @@ def markdown(methods: Sequence[Description], results: Path) -> str:
     Args:
         results: what was measured of all methods; linked where there is such a file.
     """
-    rows = ["| objective | method | paper | family | sees | recipes |", "|---|---|---|---|---|---|"]
+    rows = []
     for method in methods:
         objective = f"[`{method['name']}`](#{_anchor(method['title'])})"
         recipes = ", ".join(f"`{name}`" for name in method["recipes"])
         cells = (objective, method["title"], method["paper"], method["family"], ", ".join(method["sees"]), recipes)
-        rows.append(f"| {' | '.join(cell or '–' for cell in cells)} |")
-    parts = [HEAD, "\n".join(rows)]
+        rows.append([cell or "–" for cell in cells])
+    parts = [HEAD, markdown_table(["objective", "method", "paper", "family", "sees", "recipes"], rows)]
     if results.is_file():
         parts.append(f"What they learn in one world: [{results.as_posix()}](../{results.as_posix()}).")
     return "\n".join([*(f"{part.rstrip()}\n" for part in parts), *(page_of(method) for method in methods)])
@@ -70,12 +72,11 @@ def page_of(method: Description) -> str:
         silent = ", ".join(f"`{key}={_shown(value)}`" for key, value in method["defaults"].items())
         facts.append(f"Where a recipe is silent: {silent}.")
     rows = [
-        f"| `{name}` | {_shown(setting['default'])} | {setting['allowed']} |"
-        for name, setting in method["settings"].items()
+        (f"`{name}`", _shown(setting["default"]), setting["allowed"]) for name, setting in method["settings"].items()
     ]
-    settings = "\n".join(["| setting | default | allowed |", "|---|---|---|", *rows]) if rows else "It has no settings."
+    settings = markdown_table(["setting", "default", "allowed"], rows) if rows else "It has no settings.\n"
     lines = "\n".join(facts)
-    return f"## {method['title']}\n\n{lines}\n\n```text\n{method['doc']}\n```\n\n{settings}\n"
+    return f"## {method['title']}\n\n{lines}\n\n```text\n{method['doc']}\n```\n\n{settings}"
 
 
 def _shown(value: Any) -> str:

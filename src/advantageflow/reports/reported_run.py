@@ -12,19 +12,9 @@ from advantageflow.config import Config, ConfigError
 from advantageflow.methods import label_of
 from advantageflow.reports.page import Place
 from advantageflow.reports.page_pictures import FULL_BYTES, PICTURES, Picture, read_pictures
-from advantageflow.run.directory import RunDirectory, check_scores
-from advantageflow.run.keeping import place, saved
-from advantageflow.run.stored import DamagedError, read_object
-
-
-@dataclass(frozen=True)
-class Point:
-    """Held-out scores after so many iterations and seconds of training."""
-
-    iteration: int
-    seconds: float
-    scores: dict[str, Any]  # label -> mean score, and "tasks"
-    difference: dict[str, Any]  # label -> its paired difference to the base model, where that was recorded
+from advantageflow.run.directory import RunDirectory
+from advantageflow.run.history import Point, history
+from advantageflow.run.stored import DamagedError
 
 
 @dataclass(frozen=True)
@@ -81,21 +71,12 @@ def load_run(folder: Path, name: str, runs: int = 1) -> ReportedRun:
     summary = directory.summary()
     if summary:
         _check_cost(summary, folder / "summary.json")
-    before = summary["before"] if summary else _before(directory)
-    points = [Point(0, 0.0, before, {})]
-    points += [
-        Point(row["iteration"] + 1, row["seconds/training"], row["evaluation"], row.get("difference", {}))
-        for row in rows
-        if "evaluation" in row
-    ]
-    if summary:
-        end = summary["iterations"], summary["seconds"]["training"]
-        points.append(Point(*end, summary["after"], summary.get("difference", {})))
+    before = summary["before"] if summary else directory.before()
     return ReportedRun(
         name=name,
         config=directory.config(),
         rows=rows,
-        points=points,
+        points=history(rows, before, summary),
         summary=summary,
         environment=directory.environment(),
         changes=directory.changes(),
@@ -109,17 +90,6 @@ def _check_cost(summary: dict[str, Any], file: Path) -> None:
     for name, value in named.items():
         if not isinstance(value, int | float) or isinstance(value, bool) or "training" not in named:
             raise DamagedError(f"{file} is damaged: {name!r} is {type(value).__name__}, or there is no 'training'")
-
-
-def _before(directory: RunDirectory) -> dict[str, Any]:
-    """The base model's scores in a run that is not finished."""
-    iterations = saved(directory.checkpoints)
-    if not iterations:
-        raise ConfigError(f"{directory.path} has neither a summary nor a checkpoint; train it again")
-    file = place(directory.checkpoints, iterations[-1]) / "state.json"
-    before: dict[str, Any] = read_object(file, {"before": dict})["before"]
-    check_scores(before, f"{file}, before,")
-    return before
 
 
 def names(folders: Sequence[Path]) -> list[str]:

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from advantageflow.config import Config, change, check_config, default_config, flatten
-from advantageflow.errors import ConfigError
+from advantageflow.errors import ConfigError, shown
 from advantageflow.methods import find_method
 
 FREE = (
@@ -34,6 +34,7 @@ FREE = (
 EARLIER = {
     "policy.lora_targets": "all_attention"
 }  # what runs did before there was the key, where it is not the default
+MOST_SHOWN = 5  # differences in a message
 # Changes of these make the base model's scores another thing: it is evaluated again.
 EVALUATED = ("rewards", "num_images", "num_inference_steps", "guidance_scale")
 
@@ -83,6 +84,13 @@ def changed(config: Config, overrides: Iterable[str]) -> Config:
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
     """key -> [value then, value now] of the settings that both have."""
     return {key: [then[key], now[key]] for key in now if key in then and then[key] != now[key]}
+
+
+def differing(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """`differences` in words; "" where there is none."""
+    found = [f"{key} was {shown(a, 60)} and is {shown(b, 60)}" for key, (a, b) in differences(then, now).items()]
+    more = len(found) - MOST_SHOWN
+    return ", ".join(found[:MOST_SHOWN]) + (f", and {more} more" if more > 0 else "")
 
 
 def evaluates_anew(keys: Iterable[str]) -> bool:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from advantageflow.run.history import history
+
 COLORS = ("tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:olive", "tab:cyan")
 
 
@@ -28,13 +30,11 @@ def draw_curve(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], pa
     minutes = [row["seconds/training"] / 60 for row in rows]
     mean = [row["reward/mean"] for row in rows]
     axes.plot(minutes, mean, color="tab:blue", linewidth=1.5, label="training reward (mean of the iteration)")
-    points = [(0.0, summary["before"])]
-    points += [(row["seconds/training"] / 60, row["evaluation"]) for row in rows if "evaluation" in row]
-    points += [(summary["seconds"]["training"] / 60, summary["after"])]
+    points = history(rows, summary["before"], summary)
     labels = [label for label in summary["before"] if label != "tasks"]
     for label, color in zip(labels, COLORS, strict=False):
-        times, scores = [time for time, _ in points], [scores[label] for _, scores in points]
-        axes.plot(times, scores, "o--", color=color, label=f"held-out {label}")
+        times = [point.seconds / 60 for point in points]
+        axes.plot(times, [point.scores[label] for point in points], "o--", color=color, label=f"held-out {label}")
     axes.set_ylabel("score")
     axes.legend()
     for panel, (key, name) in zip(panels, several.items(), strict=True):

@@ -235,6 +235,20 @@ class RunDirectory:
         found = saved(self.checkpoints)
         return record_of(self.checkpoints, found[-1]) if found else {}
 
+    def before(self) -> dict[str, Any]:
+        """The base model's held-out scores in a run that is not finished, from its last checkpoint.
+
+        Raises:
+            ConfigError: there is none; or DamagedError, it is damaged.
+        """
+        iterations = saved(self.checkpoints)
+        if not iterations:
+            raise ConfigError(f"{self.path} has neither a summary nor a checkpoint; train it again")
+        file = place(self.checkpoints, iterations[-1]) / "state.json"
+        before: dict[str, Any] = read_object(file, {"before": dict})["before"]
+        check_scores(before, f"{file}, before,")
+        return before
+
     def export(self, iteration: int) -> None:
         """Put the trained weights of a checkpoint where a user finds them."""
         copy_export(place(self.checkpoints, iteration), {name: self.path / name for name in EXPORTS})

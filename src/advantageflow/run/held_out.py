@@ -80,7 +80,9 @@ class HeldOut:
             DamagedError: the base model's scores are not whole.
         """
         base = self._base()
-        difference = {label: paired(values.tolist(), base[label]) for label, values in found.by_image.items()}
+        difference = {
+            label: paired_difference(values.tolist(), base[label]).plain() for label, values in found.by_image.items()
+        }
         self.display.evaluated(iteration, found.scores, difference)
         return {"evaluation": found.summary(), "difference": difference}
 
@@ -100,11 +102,3 @@ class HeldOut:
                     "continue the run, and the base model is evaluated again"
                 )
         return base
-
-
-def paired(scores: list[float], base: list[float]) -> dict[str, float | None]:
-    """The mean paired difference, "value", and "low" and "high", the ends of its 95 % interval: None for one image."""
-    if len(scores) == 1:
-        return {"value": scores[0] - base[0], "low": None, "high": None}
-    found = paired_difference(scores, base)
-    return {"value": found.value, "low": found.low, "high": found.high}

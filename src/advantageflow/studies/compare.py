@@ -282,14 +282,14 @@ def analyse(records: Sequence[Record], baseline: str, score: str | None = None) 
         result["arms"][arm] = {
             "seeds": [record.seed for record in found],
             "before": found[0].before[score],
-            "after": _interval(bootstrap_mean([record.after[score] for record in found])),
-            "scores": {name: _interval(bootstrap_mean([record.after[name] for record in found])) for name in scores},
+            "after": bootstrap_mean([record.after[score] for record in found]).plain(),
+            "scores": {name: bootstrap_mean([record.after[name] for record in found]).plain() for name in scores},
             "tasks": {
-                task: _interval(bootstrap_mean([record.after["tasks"][task] for record in found]))
+                task: bootstrap_mean([record.after["tasks"][task] for record in found]).plain()
                 for task in found[0].after["tasks"]
             },
             "curves": {axis: [record.curve(score, axis) for record in found] for axis in AXES},
-            "time_ratio": {axis: _interval(_ratio(paired[arm], score, axis)) for axis in AXES},
+            "time_ratio": {axis: _ratio(paired[arm], score, axis).plain() for axis in AXES},
             "collapsed": [collapsed(record, score, _spread(found, score)) for record in everything],
             "diverged": sum(record.diverged for record in everything),
             "stability": _stability(found),
@@ -373,9 +373,3 @@ def _known_mean(values: Iterable[float | None]) -> float | None:
     """The mean of those that are known; None where none is."""
     known = [value for value in values if value is not None]
     return _mean(known) if known else None
-
-
-def _interval(interval: Interval) -> dict[str, float | None]:
-    """As JSON, which has no infinity: None is "never"."""
-    parts = {"value": interval.value, "low": interval.low, "high": interval.high}
-    return {name: value if np.isfinite(value) else None for name, value in parts.items()}

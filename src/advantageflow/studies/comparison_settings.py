@@ -11,13 +11,12 @@ from advantageflow import __version__, fingerprint
 from advantageflow.config import WORLDS, Config, ConfigError, flatten
 from advantageflow.environment import commit
 from advantageflow.errors import cut, shown
-from advantageflow.run.changes import as_read
+from advantageflow.run.changes import as_read, differing
 from advantageflow.run.checkpoint import write_atomic
 from advantageflow.run.stored import read_object
 
 FILE = "comparison-settings.json"
 PER_RUN = ("seed", "run.threads")  # not of an arm
-MOST_SHOWN = 5  # differences in a message
 
 
 def settle(output: Path, arms: Mapping[str, Config], asked: Mapping[str, Any]) -> list[str]:
@@ -100,15 +99,8 @@ def files(config: Config) -> dict[str, str]:
     }
 
 
-def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """In words, what has other values; "" where nothing has. What only one of them has does not count."""
-    found = [f"{k} was {shown(then[k], 60)} and is {shown(now[k], 60)}" for k in then if k in now and then[k] != now[k]]
-    more = len(found) - MOST_SHOWN
-    return ", ".join(found[:MOST_SHOWN]) + (f", and {more} more" if more > 0 else "")
-
-
 def _same(what: str, then: Mapping[str, Any], now: Mapping[str, Any], output: Path) -> None:
-    text = difference(then, now)
+    text = differing(then, now)
     if text:
         raise ConfigError(
             f"{what} has changed since the comparison in {output} was begun: {text}; choose another --output, or "

@@ -10,6 +10,7 @@ from typing import Any
 
 from advantageflow.run.checkpoint import write_atomic
 from advantageflow.run.directory import RunDirectory
+from advantageflow.run.history import history
 from advantageflow.run.stored import DamagedError, read_object
 
 KEPT_PREFIXES = ("reward/", "loss", "distance/", "seconds/", "grad_norm", "diversity")
@@ -102,22 +103,19 @@ def read_run(folder: Path, label: str, seed: int, diverged: bool = False) -> Rec
     """
     directory = RunDirectory(folder)
     config, rows = directory.config().model_dump(mode="json"), directory.metrics()
-    evaluations = [(row["iteration"] + 1, row["evaluation"]) for row in rows if "evaluation" in row]
-    summary: dict[str, Any] = {}
-    if not diverged:
-        summary = directory.summary() or {}
-        if not summary:
-            raise DamagedError(f"{folder / 'summary.json'} is missing")
-        evaluations = [(0, summary["before"]), *evaluations, (len(rows), summary["after"])]
+    summary = None if diverged else directory.summary()
+    if summary is None and not diverged:
+        raise DamagedError(f"{folder / 'summary.json'} is missing")
+    points = history(rows, summary and summary["before"], summary)
     names = [name for name in rows[0] if name.startswith(KEPT_PREFIXES)] if rows else []
     return Record(
         label=label,
         seed=seed,
         config=config,
         diverged=diverged,
-        evaluations=evaluations,
+        evaluations=[(point.iteration, point.scores) for point in points],
         metrics={name: [row[name] for row in rows] for name in names},
-        peak_memory=summary.get("peak_memory"),
+        peak_memory=summary.get("peak_memory") if summary else None,
         environment=directory.environment(),
     )
 

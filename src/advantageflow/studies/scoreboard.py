@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,29 +22,16 @@ from advantageflow.models.base import FlowModel
 from advantageflow.prompts import PromptSet
 from advantageflow.rewards import BUILT_IN, Reward
 from advantageflow.rewards.own import file_of, is_address
+from advantageflow.run.changes import differing
 from advantageflow.run.checkpoint import write_atomic
 from advantageflow.run.grids import labelled_grid
-from advantageflow.run.stored import DamagedError, read_object, read_rows, read_text
+from advantageflow.run.stored import DamagedError, read_object, read_rows
+from advantageflow.statistics import Interval, mean_interval
+from advantageflow.tables import markdown_table
 
 BLOCK = 64  # images between two writes
 GRID_IMAGES = 24
 Row = dict[str, Any]  # {"index", "prompt", "task", "scores": {label: value}}
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A mean with half the width of its 95 % confidence interval (normal approximation); NaN for a single value."""
-
-    value: float
-    half_width: float
-
-    @classmethod
-    def of(cls, values: list[float]) -> Mean:
-        spread = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-        return cls(statistics.mean(values), 1.96 * spread)
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} ± {self.half_width:.3f}"
 
 
 def score_images(
@@ -98,42 +83,45 @@ def score_images(
     return rows
 
 
-def summarize(rows: list[Row]) -> dict[str, dict[str, Mean]]:
+def summarize(rows: list[Row]) -> dict[str, dict[str, Interval]]:
     """label -> {"all": mean, task: mean, ...}; "tasks" is the mean over tasks, GenEval's overall score."""
-    table: dict[str, dict[str, Mean]] = {}
+    table: dict[str, dict[str, Interval]] = {}
     for label in rows[0]["scores"]:
         values = [row["scores"][label] for row in rows]
-        table[label] = {"all": Mean.of(values)}
+        table[label] = {"all": mean_interval(values)}
         tasks: dict[str, list[float]] = {}
         for row in rows:
             task = row["task"] if row["task"] not in ("all", "tasks") else f"task {row['task']}"
             tasks.setdefault(task, []).append(row["scores"][label])
         if len(tasks) > 1:
-            means = {task: Mean.of(found) for task, found in tasks.items()}
+            means = {task: mean_interval(found) for task, found in tasks.items()}
             width = math.sqrt(sum(mean.half_width**2 for mean in means.values())) / len(means)
-            table[label] |= {"tasks": Mean(statistics.mean(mean.value for mean in means.values()), width), **means}
+            overall = sum(mean.value for mean in means.values()) / len(means)
+            table[label] |= {"tasks": Interval(overall, overall - width, overall + width), **means}
     return table
 
 
-def difference(rows: list[Row], others: list[Row], label: str) -> Mean:
+def difference(rows: list[Row], others: list[Row], label: str) -> Interval:
     """Mean paired difference of a score, `rows` - `others`: image by image, on the same prompts and noise."""
-    return Mean.of([one["scores"][label] - other["scores"][label] for one, other in zip(rows, others, strict=True)])
+    return mean_interval(
+        [one["scores"][label] - other["scores"][label] for one, other in zip(rows, others, strict=True)]
+    )
 
 
 def markdown(columns: Mapping[str, list[Row]]) -> str:
     """The table of all columns; from the second on with the paired difference to the first."""
     first = next(iter(columns.values()))
     tables = {name: summarize(rows) for name, rows in columns.items()}
-    lines = ["| score | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    lines = []
     for label in tables[next(iter(columns))]:
         for part in tables[next(iter(columns))][label]:
             name = label if part == "all" else f"{label}, {'mean of tasks' if part == 'tasks' else part}"
-            cells = [str(table[label][part]) for table in tables.values()]
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+            cells = [table[label][part].plus_minus() for table in tables.values()]
+            lines.append([name, *cells])
         if len(columns) > 1:
-            changes = ["", *(str(difference(rows, first, label)) for rows in list(columns.values())[1:])]
-            lines.append(f"| {label}, paired difference to the first | " + " | ".join(changes) + " |")
-    return "\n".join(lines) + "\n"
+            changes = ["", *(difference(rows, first, label).plus_minus() for rows in list(columns.values())[1:])]
+            lines.append([f"{label}, paired difference to the first", *changes])
+    return markdown_table(["score", *columns], lines)
 
 
 def as_json(columns: Mapping[str, list[Row]]) -> dict[str, Any]:
@@ -199,10 +187,11 @@ def open_folder(folder: Path, settings: Mapping[str, Any]) -> Path:
     Raises:
         ConfigError: it was begun with others.
     """
-    file = folder / "settings.json"
-    text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
-    if file.exists() and read_text(file) != text:
-        raise ConfigError(f"{folder} holds an evaluation with other settings ({file}); choose another --output")
+    file, now = folder / "settings.json", json.loads(json.dumps(settings))
+    then = read_object(file) if file.exists() else now
+    if then != now:
+        told = differing(then, now) or file
+        raise ConfigError(f"{folder} holds an evaluation with other settings ({told}); choose another --output")
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(file, text)
+    write_atomic(file, json.dumps(now, indent=2, sort_keys=True) + "\n")
     return folder
