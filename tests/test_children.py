@@ -63,7 +63,11 @@ def wait_for(what, seconds=30):
     ids=["killed", "terminated", "interrupted", "hung up", "twice"],
 )
 def test_children_end_with_their_parent(signals, saves, code, tmp_path):
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, CHILD, str(tmp_path), saves], stderr=subprocess.DEVNULL)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, CHILD, str(tmp_path), saves],
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # which nohup around the tests switches off
+    )
     files = [tmp_path / "0", tmp_path / "1"]
     wait_for(lambda: all(file.exists() and file.read_text() for file in files))
     numbers = [int(file.read_text()) for file in files]
