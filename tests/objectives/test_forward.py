@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from advantageflow.flow import interpolate, predict_x0
-from advantageflow.objectives import AdvantageFlow, DiffusionNFT
+from advantageflow.objectives import AdvantageFlow, DiffusionNFT, all_methods
 from advantageflow.objectives.base import Noised
 
 BATCH = 7
@@ -211,6 +211,15 @@ def test_the_reference_term_keeps_its_gradient_in_half_precision(objective):
     terms = objective.terms(case.seen(velocity))
     (gradient,) = torch.autograd.grad(65536 * terms["reference"].mean(), velocity)
     assert (gradient != 0).all()
+
+
+def test_every_forward_method_has_a_loss_of_plain_tensors(case):
+    for method in (method for method in all_methods() if method.family == "forward"):
+        loss = case.loss(method())
+        assert loss.shape == (BATCH,)
+        (gradient,) = torch.autograd.grad(loss.sum(), case.velocity)
+        assert torch.isfinite(gradient).all()
+        assert (gradient != 0).any()
 
 
 @pytest.mark.parametrize("objective", [AdvantageFlow(), DiffusionNFT()])

@@ -140,12 +140,12 @@ class Forward(Method):
         t: Tensor,
         advantage: Tensor,
     ) -> Tensor:
-        """Loss of each sample, [batch]: the sum of `terms`.
+        """Loss of each sample, [batch]: the sum of `terms`, the samples being of one prompt.
 
         Args:
             velocity: v_θ(x_t, t), with gradient, [batch, ...].
-            rollout_velocity, reference_velocity: v_old and v_ref, of the rollout policy and of the base model; None
-                where the method does not see them.
+            rollout_velocity, reference_velocity: v_old and v_ref, of the rollout policy (or of the slow copy that the
+                method has in its place) and of the base model; None where the method does not see them.
             x0, x_t: the clean and the noised image, [batch, ...].
             t: times in [0, 1], scalar or [batch].
             advantage: [batch].
@@ -157,8 +157,13 @@ class Forward(Method):
         given = {name: value for name, value in others.items() if value is not None}
         check_shapes({"velocity": velocity, **given, "x0": x0, "x_t": x_t}, advantage=advantage)
         check_times(t, len(velocity))
-        predictions = {"learner": velocity, **{name.partition("_")[0]: value for name, value in given.items()}}
-        return total(self.terms(Noised(predictions, x0, x_t, t, advantage)))
+        predictions = {"learner": velocity}
+        if reference_velocity is not None:
+            predictions["reference"] = reference_velocity
+        if rollout_velocity is not None:
+            predictions |= dict.fromkeys({"rollout", *self.sees} - {"reference"}, rollout_velocity)
+        group = advantage.new_zeros(len(advantage)).long()  # all of one
+        return total(self.terms(Noised(predictions, x0, x_t, t, advantage, group=group)))
 
 
 @dataclass(frozen=True)
