@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from advantageflow.devices import choose_device
 from advantageflow.environment import environment
 from advantageflow.errors import ConfigError
 from advantageflow.evaluated import described
-from advantageflow.models import check_family, check_model_path, load_model, picture_size
+from advantageflow.models import check_family, check_model_path, load_and_say, picture_size
 from advantageflow.pairs import Pair, describe, load_pairs, trained
 from advantageflow.prompts import PromptSet, describe_sets, load_prompt_sets, shown_prompts
 from advantageflow.rewards import Reward, check_gradients, check_reward, load_reward
@@ -205,10 +206,7 @@ def build(
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
     if model is None:
-        say(console, f"loading the model {config.model.path}")
-        model = load_model(device=choose_device(config.model.device), **config.model.model_dump(exclude={"device"}))
-    if model.start:
-        say(console, f"its start is the adapter {config.model.lora}: {model.start}")
+        model = load_and_say(config.model, partial(say, console))
     trainer = Trainer(
         config,
         directory,

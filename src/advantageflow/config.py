@@ -21,6 +21,7 @@ from advantageflow.reading import assign, find_recipe, parse_changes, read_recip
 from advantageflow.reading import flatten as flatten
 from advantageflow.reading import recipe_names as recipe_names
 from advantageflow.rewards.own import resolve_rewards
+from advantageflow.walk_plan import Plan
 
 WORLDS = ("scenes", "words")  # built-in models, with prompts of their own
 ODESolver = Literal["dpm2", "euler", "heun"]
@@ -228,6 +229,14 @@ class Config(Section):
             return {}
         return {self.reward: 1.0} if isinstance(self.reward, str) else self.reward
 
+    def walk_plan(self, iteration: int = 0) -> Plan | None:
+        """How the method draws the images of an iteration; None is by the ODE solver alone."""
+        rollout = self.rollout
+        plan: Plan | None = self.objective.plan(
+            iteration, rollout.num_inference_steps, rollout.noise_level, self.learn.transitions
+        )
+        return plan
+
     @property
     def best_score(self) -> str:
         """The label of the held-out score by which checkpoints are compared."""
@@ -250,7 +259,8 @@ def load_config(recipe: str, overrides: Iterable[str] = ()) -> Config:
     settings, said, typed = read_recipe(recipe), dict[str, Any](), list(overrides)
     before = trained_on(settings)
     change(settings, typed)
-    change(said, typed)
+    for key, value in parse_changes(typed).items():
+        assign(said, key, value)
     settings = resolve_rewards(settings, find_recipe(recipe).parent, typed=True)
     return check_config(add_trained(inherit(settings, before, labels(said))))
 

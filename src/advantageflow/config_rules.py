@@ -76,7 +76,7 @@ def check_method(config: Config, method: Method, odes: tuple[str, ...], sdes: tu
     _check_roles(method)
     try:
         method.check(config)
-        plan = method.plan(0, rollout.num_inference_steps, rollout.noise_level, learn.transitions)
+        plan = config.walk_plan()
     except ValueError as error:
         raise ConfigError(str(error)) from None
     leaves = plan.leaves if plan else 1

@@ -49,6 +49,9 @@ class Learner:
         # half-precision gradients are too small for float16 unless scaled up
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=model.dtype == torch.float16)
         self.optimizer_step = 0
+        plan = config.walk_plan()
+        # how many images, one after the other, are never parted: of a coupled group, or of a tree
+        self._unit = config.rollout.images_per_prompt if method.whole_groups else plan.leaves if plan else 1
 
     def learn(self, scored: Scored) -> dict[str, float | None]:
         """Take the iteration's optimizer steps and return their metrics.
@@ -97,13 +100,6 @@ class Learner:
     def _family(self, scored: Scored) -> Family:
         return FAMILIES[self.method.family](self.model, self.policy, self.method, self.config, self.rewards, scored)
 
-    @property
-    def _unit(self) -> int:
-        """How many images, one after the other, are never parted: of a coupled group, or of a tree."""
-        rollout = self.config.rollout
-        plan = self.method.plan(0, rollout.num_inference_steps, rollout.noise_level, self.config.learn.transitions)
-        return rollout.images_per_prompt if self.method.whole_groups else plan.leaves if plan else 1
-
     def _parts(self, scored: Scored) -> list[list[int]]:
         """The images of each optimizer step, in random order."""
         count, unit = len(scored.prompts) // self._unit, self._unit
@@ -130,7 +126,7 @@ class Learner:
         # not every device has float64
         wide = torch.float32 if self.model.device.type == "mps" else torch.float64
         sums = [torch.zeros_like(parameter, dtype=wide) for parameter in parameters]
-        touched = torch.zeros(len(parameters), device=self.model.device)  # an optimizer leaves those without gradient
+        touched: set[int] = set()  # an optimizer leaves parameters without gradient alone
         for place, batch in self.world.deal(self._batches(cases)):
             terms = family.look(batch, self.optimizer_step)
             loss = total(terms.terms)
@@ -141,15 +137,15 @@ class Learner:
             for index, parameter in enumerate(parameters):
                 if parameter.grad is not None:
                     sums[index] += parameter.grad
-                    touched[index] = 1
+                    touched.add(index)
                     parameter.grad = None
             mine[place] = terms.detached()
             if sign is None:
                 self.advance(len(batch))
         self.world.sum(sums)
-        self.world.sum([touched])
-        for parameter, gradient, has in zip(parameters, sums, touched.tolist(), strict=True):
-            parameter.grad = gradient.to(parameter.dtype) if has else None
+        touched = set().union(*self.world.exchange({self.world.rank: touched}))
+        for index, (parameter, gradient) in enumerate(zip(parameters, sums, strict=True)):
+            parameter.grad = gradient.to(parameter.dtype) if index in touched else None
         return self.world.exchange(mine)
 
     def _check(self, loss: Tensor, terms: Terms, scored: Scored) -> None:

@@ -111,9 +111,8 @@ def make_plan(config: Config) -> Plan:
 
 def _calls_per_image(config: Config) -> float:
     """Calls of the transformer that an image's sampling takes; images of a tree share those before they part."""
-    rollout = config.rollout
+    rollout, plan = config.rollout, config.walk_plan()
     steps = rollout.num_inference_steps
-    plan = config.objective.plan(0, steps, rollout.noise_level, config.learn.transitions)
     if plan is None:
         return steps * (2 if rollout.solver == "heun" else 1)
     return float(sum(1 / plan.leaves_after(step - 1) for step in range(steps)))
@@ -121,11 +120,9 @@ def _calls_per_image(config: Config) -> float:
 
 def _cases_per_image(config: Config) -> float:
     """What is learned from an image, on average; images of a tree share the transitions before they part."""
-    method, draws = config.objective, config.learn.t_draws
-    if method.family != "reverse":
+    plan, draws = config.walk_plan(), config.learn.t_draws
+    if plan is None or config.objective.family != "reverse":
         return draws
-    rollout = config.rollout
-    plan = method.plan(0, rollout.num_inference_steps, rollout.noise_level, config.learn.transitions)
     return float(draws * sum(1 / plan.leaves_after(step) for step in plan.keep) / len(plan.keep))
 
 

@@ -66,9 +66,6 @@ class PolicySource:
         count = settings.prompts_per_iteration
         chosen = self.prompts.draw(iteration * count, count, self.config.seed)
         prompts = [self.prompts.texts[i] for i in chosen for _ in range(settings.images_per_prompt)]
-        plan = self.method.plan(
-            iteration, settings.num_inference_steps, settings.noise_level, self.config.learn.transitions
-        )
         batches: list[Rollout] = []
         start = 0
         with self.policy.acting_as("rollout") as transformer:
@@ -80,7 +77,7 @@ class PolicySource:
                 address=(self.config.seed, iteration),
                 num_inference_steps=settings.num_inference_steps,
                 solver=settings.solver,
-                plan=plan,
+                plan=self.config.walk_plan(iteration),
                 guidance_scale=settings.guidance_scale,
                 batch_size=settings.batch_size,
             ):

@@ -57,11 +57,6 @@ class World:
         """Whether it is so in any process."""
         return any(self.exchange({self.rank: flag}))
 
-    def wait(self) -> None:
-        """Until all processes are here."""
-        if self.size > 1:
-            dist.barrier()
-
 
 @contextmanager
 def joined(timeout: timedelta) -> Iterator[World]:

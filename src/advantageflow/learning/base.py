@@ -83,9 +83,9 @@ class Family(ABC):
         self.model, self.policy, self.method, self.config = model, policy, method, config
         self.rewards, self.scored = rewards, scored
 
-    @abstractmethod
     def cases(self, images: list[int]) -> list[Case]:
-        """All that is learned from these images."""
+        """All that is learned from these images: so many draws of each."""
+        return [(image, draw) for draw in range(self.config.learn.t_draws) for image in images]
 
     @abstractmethod
     def look(self, cases: list[Case], step: int) -> Terms:

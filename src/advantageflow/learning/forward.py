@@ -30,9 +30,6 @@ class ForwardFamily(Family):
         size = self.config.rollout.images_per_prompt
         return image // size * size if self.method.whole_groups else image
 
-    def cases(self, images: list[int]) -> list[Case]:
-        return [(image, draw) for draw in range(self.config.learn.t_draws) for image in images]
-
     def look(self, cases: list[Case], step: int) -> Terms:
         """Noise the cases' images and compare the predictions of all roles there."""
         scored, model = self.scored, self.model

@@ -25,9 +25,6 @@ class GradientFamily(Family):
             for edge, (image, step) in enumerate(zip(edges.leaves[:, 0].tolist(), edges.step.tolist(), strict=True))
         }
 
-    def cases(self, images: list[int]) -> list[Case]:
-        return [(image, draw) for draw in range(self.config.learn.t_draws) for image in images]
-
     def look(self, cases: list[Case], step: int) -> Terms:
         """Draw the cases' images on from recorded states, as they were drawn but with gradient, and ask the rewards."""
         scored, model = self.scored, self.model

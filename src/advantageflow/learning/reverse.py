@@ -20,9 +20,8 @@ class ReverseFamily(Family):
         edges, iteration = self.scored.rollout.edges, self.scored.address[-1]
         assert edges is not None
         self._edges, self._sigmas = edges, self.model.sigmas(settings.num_inference_steps)
-        plan = self.method.plan(
-            iteration, settings.num_inference_steps, settings.noise_level, self.config.learn.transitions
-        )
+        plan = self.config.walk_plan(iteration)
+        assert plan is not None
         self._levels, self._tree = torch.tensor(plan.noise, dtype=torch.float64), plan.leaves
         self._steps = sorted(plan.keep)
         learned = self.method.learned(edges, self.scored.advantages, iteration)

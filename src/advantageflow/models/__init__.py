@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from advantageflow.config import ModelSettings
@@ -51,6 +52,17 @@ def load_model(path: str, device: str = "cpu", **settings: Any) -> FlowModel:
     module, _, name = FAMILIES[check_family(chosen)].partition(":")
     adapter: type[FlowModel] = getattr(importlib.import_module(module), name)
     return adapter.load(chosen, device)
+
+
+def load_and_say(settings: ModelSettings, say: Callable[[str], None]) -> FlowModel:
+    """Load the model of settings, on the GPU if there is one; `say` is told what is loaded, and what it starts from."""
+    from advantageflow.devices import choose_device  # which imports torch
+
+    say(f"loading the model {settings.path}")
+    model = load_model(device=choose_device(settings.device), **settings.model_dump(exclude={"device"}))
+    if model.start:
+        say(f"its start is the adapter {settings.lora}: {model.start}")
+    return model
 
 
 def hide_bars() -> None:

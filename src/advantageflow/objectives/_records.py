@@ -238,6 +238,16 @@ def error_scale(error: Tensor) -> Tensor:
     return error.detach().abs().flatten(1).mean(1).clamp(min=1e-5)
 
 
+def divergence(seen: Transition) -> Tensor:
+    """‖μ_θ - μ_ref‖² / (2 s²), of the transition from the base model's: [batch]."""
+    return mean_square(seen.mean - seen.mean_ref) / (2 * seen.diffusion**2)
+
+
+def shortfall(reward: Tensor, enough: float | None) -> Tensor:
+    """max(enough - r, 0), or -r where nothing is enough: [batch]."""
+    return -reward if enough is None else (enough - reward).clamp(min=0)
+
+
 def clipped_surrogate(seen: Transition, clip_range: float, advantage_clip: float) -> Tensor:
     """PPO's max(-A ρ, -A clip(ρ, 1 - ε, 1 + ε)), ρ = exp(log p_θ - log p_old), A clipped to ±c: [batch].
 

@@ -19,8 +19,10 @@ from advantageflow.objectives._records import Start as Start
 from advantageflow.objectives._records import Transition as Transition
 from advantageflow.objectives._records import check_shapes, check_times
 from advantageflow.objectives._records import clipped_surrogate as clipped_surrogate
+from advantageflow.objectives._records import divergence as divergence
 from advantageflow.objectives._records import error_scale as error_scale
 from advantageflow.objectives._records import mean_square as mean_square
+from advantageflow.objectives._records import shortfall as shortfall
 from advantageflow.objectives._records import total as total
 from advantageflow.walk_plan import Plan, chain
 
@@ -248,3 +250,10 @@ class Gradient(Method):
     def images(self, start: Start) -> Iterator[Tensor]:
         """Latents [batch, ...] with gradient; the loss is the mean over all that are given."""
         raise TypeError(f"{type(self).__name__} does not define its images")
+
+
+def check_last_steps(last_steps: int, config: Config) -> None:
+    """Raise ValueError unless the sampler has so many steps."""
+    steps = config.rollout.num_inference_steps
+    if last_steps > steps:
+        raise ValueError(f"objective.last_steps is {last_steps}; the sampler has only {steps} steps")

@@ -10,7 +10,7 @@ from annotated_types import Ge, Le
 from torch import Tensor
 
 from advantageflow.flow import like
-from advantageflow.objectives.base import Gradient, Real, Sampled, Start
+from advantageflow.objectives.base import Gradient, Real, Sampled, Start, check_last_steps, shortfall
 
 if TYPE_CHECKING:
     from advantageflow.config import Config
@@ -37,9 +37,7 @@ class DRaFT(Gradient):
     enough: Real | None = None
 
     def check(self, config: Config) -> None:
-        steps = config.rollout.num_inference_steps
-        if self.last_steps > steps:
-            raise ValueError(f"objective.last_steps is {self.last_steps}; the sampler has only {steps} steps")
+        check_last_steps(self.last_steps, config)
 
     def starts(self, steps: int) -> range:
         return range(steps - self.last_steps, steps - self.last_steps + 1)
@@ -54,4 +52,4 @@ class DRaFT(Gradient):
         yield x
 
     def terms(self, seen: Sampled) -> dict[str, Tensor]:
-        return {"reward": -seen.reward if self.enough is None else (self.enough - seen.reward).clamp(min=0)}
+        return {"reward": shortfall(seen.reward, self.enough)}

@@ -10,7 +10,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from advantageflow.objectives.base import Gradient, Real, Sampled, Start
+from advantageflow.objectives.base import Gradient, Real, Sampled, Start, shortfall
 
 
 @dataclass(frozen=True)
@@ -55,4 +55,4 @@ class DRaFTLV(Gradient):
             yield start.path.predict_x0(x_t, start.velocity(x_t, t), t)
 
     def terms(self, seen: Sampled) -> dict[str, Tensor]:
-        return {"reward": -seen.reward if self.enough is None else (self.enough - seen.reward).clamp(min=0)}
+        return {"reward": shortfall(seen.reward, self.enough)}

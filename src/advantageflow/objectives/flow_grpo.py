@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from advantageflow.objectives.base import NonNegative, Positive, Reverse, Transition, clipped_surrogate, mean_square
+from advantageflow.objectives.base import NonNegative, Positive, Reverse, Transition, clipped_surrogate, divergence
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,5 +49,5 @@ class FlowGRPO(Reverse):
     def terms(self, seen: Transition) -> dict[str, Tensor]:
         found = {"policy": clipped_surrogate(seen, self.clip_range, self.advantage_clip)}
         if "reference" in self.sees:
-            found["reference"] = self.kl_weight * mean_square(seen.mean - seen.mean_ref) / (2 * seen.diffusion**2)
+            found["reference"] = self.kl_weight * divergence(seen)
         return found

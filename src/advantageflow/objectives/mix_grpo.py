@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le
 
-from advantageflow.objectives.base import NonNegative, Positive, Reverse, Transition, clipped_surrogate, mean_square
+from advantageflow.objectives.base import NonNegative, Positive, Reverse, Transition, clipped_surrogate, divergence
 from advantageflow.walk_plan import Plan, chain
 
 if TYPE_CHECKING:
@@ -105,5 +105,5 @@ class MixGRPO(Reverse):
     def terms(self, seen: Transition) -> dict[str, Tensor]:
         found = {"policy": clipped_surrogate(seen, self.clip_range, self.advantage_clip)}
         if "reference" in self.sees:
-            found["reference"] = self.kl_weight * mean_square(seen.mean - seen.mean_ref) / (2 * seen.diffusion**2)
+            found["reference"] = self.kl_weight * divergence(seen)
         return found

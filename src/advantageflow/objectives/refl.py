@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from advantageflow.objectives.base import Gradient, Positive, Real, Sampled, Start
+from advantageflow.objectives.base import Gradient, Positive, Real, Sampled, Start, check_last_steps, shortfall
 
 if TYPE_CHECKING:
     from advantageflow.config import Config
@@ -38,9 +38,7 @@ class ReFL(Gradient):
     weight: Positive = 1e-3
 
     def check(self, config: Config) -> None:
-        steps = config.rollout.num_inference_steps
-        if self.last_steps > steps:
-            raise ValueError(f"objective.last_steps is {self.last_steps}; the sampler has only {steps} steps")
+        check_last_steps(self.last_steps, config)
 
     def starts(self, steps: int) -> range:
         return range(max(steps - self.last_steps, 0), steps)
@@ -50,5 +48,4 @@ class ReFL(Gradient):
         yield start.path.predict_x0(start.x, start.velocity(start.x, t), t)
 
     def terms(self, seen: Sampled) -> dict[str, Tensor]:
-        lack = -seen.reward if self.enough is None else (self.enough - seen.reward).clamp(min=0)
-        return {"reward": self.weight * lack}
+        return {"reward": self.weight * shortfall(seen.reward, self.enough)}

@@ -33,14 +33,9 @@ class Candidate:
         Args:
             say: is told what is being loaded, and how much of an adapter there is.
         """
-        from advantageflow.devices import choose_device
-        from advantageflow.models import load_model
+        from advantageflow.models import load_and_say
 
-        say(f"loading the model {self.settings.path}")
-        device = choose_device(self.settings.device)
-        model = load_model(device=device, **self.settings.model_dump(exclude={"device"}))
-        if model.start:
-            say(f"its start is the adapter {self.settings.lora}: {model.start}")
+        model = load_and_say(self.settings, say)
         if self.transformer:
             model.load_transformer(self.transformer)
             say(f"with the weights in {self.transformer}")
