@@ -160,6 +160,9 @@ class LearnSettings(Section):
     optimizer: Literal["adamw", "adamw_8bit"] = Field("adamw", description="adamw_8bit needs bitsandbytes")
     weight_decay: NonNegative = 1e-4
     max_grad_norm: Positive = 1.0
+    max_grad_norm_ratio: Literal[0] | Annotated[float, Field(gt=1, le=LARGE)] = Field(
+        30, description="skip a step whose gradient norm is over so many times the median of the 20 before; 0 for never"
+    )
 
 
 class EvaluationSettings(Section):
@@ -191,6 +194,12 @@ class RunSettings(Section):
     )
     constant_rewards_stop: Annotated[int, Field(ge=0)] = Field(
         20, description="stop after so many iterations in which no prompt's rewards differ; 0 for never"
+    )
+    spikes_stop: Annotated[int, Field(ge=0, le=10**8)] = Field(
+        10, description="stop after so many steps in a row that learn.max_grad_norm_ratio skipped; 0 for never"
+    )
+    constant_groups_warn: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.8, description="warn where a larger share of prompts have images of equal reward; 1 for never"
     )
     samples_every: Count = 10
     probe_every: Annotated[int, Field(ge=0, le=10**8)] = Field(

@@ -16,7 +16,7 @@ class ConfigError(ValueError):
 
 
 class NonFiniteError(FloatingPointError):
-    """A picture, loss, gradient or weight that is NaN or infinite; what was saved before is unharmed."""
+    """A picture, loss, gradient or weight that is NaN, infinite or far too large; what was saved before is unharmed."""
 
     exit_code = 3
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -18,6 +19,7 @@ from advantageflow.policy import Policy, average_decay
 from advantageflow.rewards import Reward
 from advantageflow.run.metrics import learning_metrics
 from advantageflow.run.soundness import check_step, sizes
+from advantageflow.run.spikes import Spikes
 from advantageflow.seeding import Stream, generator
 from advantageflow.world import World
 
@@ -49,6 +51,7 @@ class Learner:
         # half-precision gradients are too small for float16 unless scaled up
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=model.dtype == torch.float16)
         self.optimizer_step = 0
+        self.spikes = Spikes(config.learn.max_grad_norm_ratio, config.run.spikes_stop)
         plan = config.walk_plan()
         # how many images, one after the other, are never parted: of a coupled group, or of a tree
         self._unit = config.rollout.images_per_prompt if method.whole_groups else plan.leaves if plan else 1
@@ -57,24 +60,35 @@ class Learner:
         """Take the iteration's optimizer steps and return their metrics.
 
         Raises:
-            NonFiniteError: a loss, a gradient or a step is not sound.
+            NonFiniteError: a loss, a gradient or a step is not sound, or too many steps in a row were spikes.
         """
         learn, family = self.config.learn, self._family(scored)
         found: list[Terms] = []
         norms: list[float] = []
+        spikes: list[float] = []
         for images in self._parts(scored):
             self.optimizer.zero_grad()
             set_rate(
                 self.optimizer, rate(learn, self.optimizer_step, self.config.run.iterations * learn.optimizer_steps)
             )
             cases = family.cases(images)
-            found += self._gradients(family, cases, len(cases))
-            norms += self._step(scored.address[-1])
+            terms = self._gradients(family, cases, len(cases))
+            found += terms
+            norm = self._unscaled_norm(scored.address[-1])
+            taught = any(bool(part.advantages.any()) for part in terms)
+            if math.isfinite(norm) and self.spikes.skip(norm, taught, scored.address[-1]):
+                self.scaler.update()
+                spikes.append(norm)
+                continue
+            self._step(scored.address[-1])
+            norms += [norm] if math.isfinite(norm) else []
         return {
             **learning_metrics(found),
             "grad_norm": sum(norms) / len(norms) if norms else None,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "skipped_steps": learn.optimizer_steps - len(norms),
+            "spiked_steps": len(spikes),  # of the skipped ones
+            "spike_norm": max(spikes, default=None),
         }
 
     def probe(self, scored: Scored) -> dict[str, float | None]:
@@ -160,18 +174,21 @@ class Learner:
                 "checkpoint"
             )
 
-    def _step(self, iteration: int) -> list[float]:
-        """One optimizer step; the gradient's norm, or nothing where the step was skipped."""
-        parameters = self.policy.parameters
+    def _unscaled_norm(self, iteration: int) -> float:
+        """The gradient's norm before it was clipped; only with a gradient scale, which may be too large, not finite."""
         self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.learn.max_grad_norm, foreach=True)
-        sound = bool(torch.isfinite(norm))
-        if not sound and not self.scaler.is_enabled():
-            raise NonFiniteError(f"the gradient norm is {norm.item()} in iteration {iteration}")
+        most = self.config.learn.max_grad_norm
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters, most, foreach=True).item()
+        if not math.isfinite(norm) and not self.scaler.is_enabled():
+            raise NonFiniteError(f"the gradient norm is {norm} in iteration {iteration}")
+        return norm
+
+    def _step(self, iteration: int) -> None:
+        """One optimizer step by the clipped gradient."""
+        parameters = self.policy.parameters
         before = sizes(parameters)
         self.scaler.step(self.optimizer)  # skipped where the scale was too large; it is then lowered
         check_step(before, parameters, self.policy.parameter_names, iteration)
         self.scaler.update()
         self.optimizer_step += 1
         self.policy.update("average", average_decay(self.optimizer_step, self.config.policy.average_decay))
-        return [norm.item()] if sound else []

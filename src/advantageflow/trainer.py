@@ -98,7 +98,7 @@ class Trainer:
         self.iteration = 0
         self.before: dict[str, Any] | None = None
         self.evaluation: dict[str, Any] | None = None  # of the weights as they are now
-        self.watch = Watch(config.rollout.prompts_per_iteration, config.run.constant_rewards_stop)
+        self.watch = Watch(config)
         weights = (self.policy, self.learner.optimizer, self.learner.scaler)
         self.keeper = Keeper(config, directory, model, *weights, display.warn, provenance or {}, accept_changes)
         self.seconds = {"sampling": 0.0, "scoring": 0.0, "learning": 0.0, "evaluating": 0.0}
@@ -108,7 +108,8 @@ class Trainer:
         """Train to the last iteration and write the summary; None if `stopping` was set before.
 
         Raises:
-            NonFiniteError: a loss, gradient, weight or step is not sound; the last checkpoint is.
+            NonFiniteError: a loss, gradient, weight or step is not sound, or too many steps were spikes; the last
+                checkpoint is sound.
             ConfigError: rewards were constant for `run.constant_rewards_stop` iterations; a checkpoint was saved.
         """
         self._resume()
@@ -165,8 +166,10 @@ class Trainer:
         with self._timed("learning", len(prompts) * config.learn.t_draws):
             probed = self._probe(scored)
             learned = self.learner.learn(scored)
+        stepped = learned["spiked_steps"] != config.learn.optimizer_steps
         for role, decay in self.decays.items():
-            if (self.iteration + 1) % decay.every == 0:
+            # a copy that follows now and then is due for the iterations before, too
+            if (self.iteration + 1) % decay.every == 0 and (stepped or decay.every > 1):
                 self.policy.update(role, decay(self.learner.optimizer_step))
 
         self.evaluation = None
@@ -247,6 +250,7 @@ class Trainer:
         record = {
             "iteration": self.iteration,
             "optimizer_step": self.learner.optimizer_step,
+            "spikes": self.learner.spikes.state(),
             "before": self.before,
             "evaluation": self.evaluation,
             "seconds": self.seconds,
@@ -257,6 +261,7 @@ class Trainer:
         record = self.keeper.resume()
         if record is not None:
             self.iteration, self.learner.optimizer_step = record["iteration"], record["optimizer_step"]
+            self.learner.spikes.load(record.get("spikes", {}))
             self.before, self.evaluation = record["before"], record.get("evaluation")
             self.seconds = record["seconds"]
             self.display.resumed(self.iteration)

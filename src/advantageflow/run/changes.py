@@ -22,6 +22,7 @@ FREE = (
     "learn.batch_size",
     "learn.weight_decay",
     "learn.max_grad_norm",
+    "learn.max_grad_norm_ratio",
     "rollout.batch_size",
     "model.device",
     "model.gradient_checkpointing",

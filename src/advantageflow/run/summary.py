@@ -11,6 +11,7 @@ from rich.text import Text
 
 from advantageflow.run.collapse import lost_variety, variety_warning
 from advantageflow.run.directory import RunDirectory
+from advantageflow.run.hacking import hacking_warning, untrained
 from advantageflow.run.progress import change, say
 
 
@@ -22,9 +23,12 @@ def print_summary(console: Console, directory: RunDirectory, summary: Mapping[st
     say(console, f"{summary['iterations']} iterations, {minutes:.1f} minutes of training")
     say(console, f"pictures: {directory.samples / 'before_after.png'}, {directory.curve}")
     say(console, f"in one page: advantageflow report {directory.path}")
-    diversity = [row["diversity"] for row in directory.metrics()]
+    rows = directory.metrics()
+    diversity = [row["diversity"] for row in rows]
     if lost_variety(diversity):
         say(console, variety_warning(diversity), "bold yellow")
+    if hacked := hacking_warning(rows, summary["difference"], untrained(directory.config())):
+        say(console, hacked, "bold yellow")
     if directory.lora.exists():
         say(console, f"adapter for diffusers: {directory.lora}")
 

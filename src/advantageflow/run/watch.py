@@ -1,25 +1,31 @@
-"""What is watched while a run trains: whether images of a prompt still differ, and whether their rewards do."""
+"""What is watched while a run trains: whether images and rewards of a prompt differ, spikes, and a hacked reward."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from advantageflow.run.collapse import first_lost, lost_variety, variety_warning
+from advantageflow.run.hacking import hacking_warning, untrained
+from advantageflow.run.spikes import spike_warning
+
+if TYPE_CHECKING:
+    from advantageflow.config import Config
 
 WARN_AFTER = 3  # iterations with constant rewards
+SPAN = 5  # iterations over which the share of prompts with constant rewards is taken
 
 
 class Watch:
-    """Warns once of a collapse and of constant rewards; the latter stop a run after a while.
+    """Warns once of a collapse, of constant rewards and of a hacked one, and of every spike.
 
-    Args:
-        groups: prompts in an iteration.
-        most: iterations with constant rewards after which the run is stopped; 0 for never.
+    Rewards that are constant for all prompts stop a run after `run.constant_rewards_stop` iterations. All is told from
+    the rows, so that a run that goes on is not told twice.
     """
 
-    def __init__(self, groups: int, most: int) -> None:
-        self.groups, self.most = groups, most
+    def __init__(self, config: Config) -> None:
+        self.config, self.groups, self.untrained = config, config.rollout.prompts_per_iteration, untrained(config)
+        self.most = config.run.constant_rewards_stop
         self.rows: list[Mapping[str, Any]] = []
 
     def restore(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -57,7 +63,24 @@ class Watch:
             told.append(variety_warning(self.diversity))
         if self.constant == WARN_AFTER:
             told.append(constant_rewards_advice(self.constant))
+        shares, bound = self._constant_shares(), self.config.run.constant_groups_warn
+        if self.constant < WARN_AFTER and shares and shares[-1] > bound and max(shares[:-1], default=0) <= bound:
+            told.append(constant_groups_advice(shares[-1]))
+        if self.rows[-1].get("spiked_steps"):
+            told.append(spike_warning(self.rows[-1], self.config.learn.max_grad_norm_ratio))
+        *before, last = range(len(self.rows))
+        if (hacked := self._hacked(last)) and not any(map(self._hacked, before)):
+            told.append(hacked)
         return told
+
+    def _hacked(self, iteration: int) -> str | None:
+        difference = self.rows[iteration].get("difference", {})
+        return hacking_warning(self.rows[: iteration + 1], difference, self.untrained)
+
+    def _constant_shares(self) -> list[float]:
+        """The share of prompts with constant rewards, over SPAN iterations up to each."""
+        counts = [row["zero_variance_groups"] for row in self.rows]
+        return [sum(counts[end - SPAN : end]) / (SPAN * self.groups) for end in range(SPAN, len(counts) + 1)]
 
 
 def constant_rewards_advice(count: int) -> str:
@@ -66,4 +89,13 @@ def constant_rewards_advice(count: int) -> str:
         f"nothing is learned: for {count} iterations all images of each prompt got the same reward; see that the "
         "reward tells images of a prompt apart (advantageflow rewards check), or take a graded one, easier prompts or "
         "a larger rollout.images_per_prompt"
+    )
+
+
+def constant_groups_advice(share: float) -> str:
+    """What to do where that share of the prompts taught nothing."""
+    return (
+        f"little is learned: in the last {SPAN} iterations all images of a prompt got the same reward for "
+        f"{share:.0%} of the prompts, which so teach nothing; a graded reward, prompts that are neither too easy nor "
+        "too hard, or a larger rollout.images_per_prompt makes them differ"
     )
