@@ -44,7 +44,7 @@ from advantageflow.config import ConfigError, check_config, dump_config, load_co
         ("scenes", ["evaluation.prompts_shown=[a, 5]"], r"prompts_shown is \['a', 5\]; allowed: .* list of 1 to 256"),
         ("scenes", ["evaluation.prompts_shown=a red circle"], r"prompts_shown is 'a red circle'; allowed: how many"),
         ("scenes", ["reward={}"], r"reward is empty"),
-        ("scenes", ["reward=[pickscore]"], r"reward is \['pickscore'\]; allowed: a reward's name, or names with their"),
+        ("scenes", ["reward=[pickscore]"], r"a reward is \['pickscore'\], but a list names the servers of one reward"),
         ("scenes", ["policy.lora_rank=0", "model.dtype=bfloat16"], r"bfloat16 is too coarse for"),
         ("missing.yaml", [], r"unknown recipe 'missing.yaml'"),
     ],

@@ -81,7 +81,8 @@ def test_a_run_learns_from_a_function_and_is_continued_with_it(trained, tmp_path
     more = ["--resume", trained.folder, "run.iterations=3"]
     result = subprocess.run(command("train", *more), capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 2
-    (line,) = result.stderr.splitlines()
+    told, line = result.stderr.splitlines()
+    assert told.startswith("custom code: the reward 'test_python:brightness' imports brightness from 'test_python'")
     assert "cannot load the reward 'test_python:brightness'" in line
     monkeypatch.chdir(tmp_path)
     run = af.train(resume=trained.folder, reward=brightness, run={"iterations": 3}, quiet=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from rich.console import Console
 
+from advantageflow.custom_code import refusable
 from advantageflow.errors import ConfigError, cut, shown
 from advantageflow.run.progress import say
 
@@ -61,13 +62,15 @@ class Run:
         return self.folder / "lora"
 
 
+@refusable
 def train(
     recipe: PathLike | None = None,
     *changes: str,
-    reward: RewardLike | Mapping[RewardLike, float] | None = None,
+    reward: RewardLike | Sequence[str] | Mapping[RewardLike, float] | None = None,
     output: PathLike | None = None,
     resume: PathLike | None = None,
     accept_changes: bool = False,
+    no_custom_code: bool = False,
     quiet: bool = False,
     **settings: Any,
 ) -> Run:
@@ -76,12 +79,13 @@ def train(
     Args:
         recipe: the name of a shipped recipe or the path of a YAML file; by default `scenes`.
         changes: settings as "section.key=value".
-        reward: a name as in recipes; a function `(images, prompts) -> floats`, or an object that is called so; or
-            several of these with their weights.
+        reward: a name as in recipes; a function `(images, prompts) -> floats`, or an object that is called so; a list
+            of one reward's servers; or several of these with their weights.
         output: the run's folder; by default runs/RECIPE-TIME.
         resume: the folder of a run to continue, with the functions that it learned from as `reward`.
         accept_changes: go on with other prompts, weights or reward files than before.
-        quiet: say nothing.
+        no_custom_code: refuse Python that a recipe names; a function that is given is none of it.
+        quiet: say nothing, but what custom code is imported.
         settings: by section, as in `learn={"learning_rate": 1e-3}`, or by key, as in `**{"learn.learning_rate": 1e-3}`.
 
     Raises:
@@ -116,10 +120,12 @@ def train(
     return Run(folder)
 
 
+@refusable
 def evaluate(
     *models: str,
     run: PathLike | Run | None = None,
     output: PathLike | None = None,
+    no_custom_code: bool = False,
     quiet: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
@@ -129,6 +135,7 @@ def evaluate(
         models: as MODEL or MODEL+ADAPTER; by default `scenes`, or the two of the run.
         run: its base model beside what it was trained to, with its settings.
         output: folder for tables, grids and scores, in which an evaluation goes on.
+        no_custom_code: refuse Python that the run or a reward names.
         quiet: say nothing.
         options: those of the command, such as `prompts`, `images`, `steps`, `guidance`, `lora`, `dtype`, `preset`;
             `reward` is a name, a function, a list of these, or a dict with labels.
@@ -147,11 +154,13 @@ def evaluate(
     return side_by_side.evaluate(models, Console(quiet=quiet), run=_folder(run), output=folder, **chosen)
 
 
+@refusable
 def sample(
     *prompts: str,
     model: str | Sequence[str] = (),
     run: PathLike | Run | None = None,
     output: PathLike = "samples.png",
+    no_custom_code: bool = False,
     quiet: bool = False,
     **options: Any,
 ) -> list[Image]:
@@ -161,6 +170,7 @@ def sample(
         model: as MODEL or MODEL+ADAPTER, one or several; by default `scenes`, or the two of the run.
         run: its base model beside what it was trained to, with its settings.
         output: the PNG of the grid; single pictures go to a folder of that name beside it.
+        no_custom_code: refuse Python that the run names.
         quiet: say nothing.
         options: those of the command, such as `images`, `steps`, `guidance`, `seed`, `lora`.
 
@@ -215,14 +225,14 @@ def as_change(key: str, value: Any) -> str:
 
 
 def _named(
-    reward: RewardLike | Mapping[RewardLike, float] | None,
+    reward: RewardLike | Sequence[str] | Mapping[RewardLike, float] | None,
 ) -> tuple[dict[str, Callable[..., Sequence[float]]], str | dict[str, float] | None]:
     """The functions among rewards by the names that a run records, and what the setting `reward` says of all."""
-    from advantageflow.rewards.own import name_of
+    from advantageflow.rewards.own import name_of, pooled
 
     if reward is None:
         return {}, None
-    several = list(reward) if isinstance(reward, Mapping) else [reward]
+    several = list(reward) if isinstance(reward, Mapping) else [pooled(reward)]
     for one in several:
         if not isinstance(one, str) and not callable(one):
             raise ConfigError(f"reward is {shown(one)}; give a name, a function, or an object that can be called")
@@ -233,8 +243,14 @@ def _named(
     return given, dict(zip(names, reward.values(), strict=True)) if isinstance(reward, Mapping) else names[0]
 
 
-def report(*runs: PathLike | Run, output: PathLike = "report.html") -> Path:
+@refusable
+def report(*runs: PathLike | Run, output: PathLike = "report.html", no_custom_code: bool = False) -> Path:
     """Show runs, finished or not, in one HTML file; returns it.
+
+    Args:
+        runs: their folders.
+        output: the file.
+        no_custom_code: refuse Python that a run names.
 
     Raises:
         ConfigError: a folder holds no run, or the file cannot be written.

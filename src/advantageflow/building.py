@@ -18,6 +18,7 @@ from advantageflow.errors import ConfigError
 from advantageflow.evaluated import described
 from advantageflow.models import check_family, check_model_path, load_and_say, picture_size
 from advantageflow.pairs import Pair, describe, load_pairs, trained
+from advantageflow.places import check_links
 from advantageflow.prompts import PromptSet, describe_sets, load_prompt_sets, shown_prompts
 from advantageflow.rewards import Reward, check_gradients, check_reward, load_reward
 from advantageflow.rewards.gradients import try_gradients
@@ -88,6 +89,7 @@ def train_on(
         ConfigError, NonFiniteError, Stopped: see `train_new`.
     """
     RunDirectory.check_run(folder)
+    check_links(folder)
     overrides = list(changes)
     with locked(folder):
         directory, config = RunDirectory.open(folder)
@@ -116,7 +118,7 @@ def load_inputs(config: Config, console: Console, given: Mapping[str, Reward] | 
         ConfigError: one of them cannot work.
     """
     given = given or {}
-    names = dict.fromkeys([*config.reward_weights, *config.evaluation.rewards.values()])
+    names = config.reward_names
     strangers = [name for name in given if name not in names]
     if strangers:
         raise ConfigError(f"the run has the rewards {', '.join(names)}, and none that is called {strangers[0]}")

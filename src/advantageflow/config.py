@@ -8,7 +8,16 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
 
 from advantageflow.config_errors import check_plain, explain
 from advantageflow.config_rules import check_combination, check_method, check_pairs
@@ -20,7 +29,7 @@ from advantageflow.methods import DEFAULT, dump_method, find_method, read_method
 from advantageflow.reading import assign, find_recipe, parse_changes, read_recipe
 from advantageflow.reading import flatten as flatten
 from advantageflow.reading import recipe_names as recipe_names
-from advantageflow.rewards.own import resolve_rewards
+from advantageflow.rewards.own import pooled, resolve_rewards
 from advantageflow.walk_plan import Plan
 
 WORLDS = ("scenes", "words")  # built-in models, with prompts of their own
@@ -166,7 +175,9 @@ class LearnSettings(Section):
 
 
 class EvaluationSettings(Section):
-    rewards: dict[str, str] = Field({"reward": DEFAULT_REWARD}, description="label -> reward; the first goes by task")
+    rewards: dict[str, Annotated[str, BeforeValidator(pooled)]] = Field(
+        {"reward": DEFAULT_REWARD}, description="label -> reward; the first goes by task"
+    )
     num_images: Count = 480
     num_inference_steps: Annotated[int, Field(ge=2, le=1000)] = 10
     guidance_scale: Positive = 1.0
@@ -213,9 +224,10 @@ class Config(Section):
 
     name: str = "run"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    reward: str | dict[str, Annotated[float, Field(ge=-LARGE, le=LARGE)]] = Field(
+    reward: Annotated[str | dict[str, Annotated[float, Field(ge=-LARGE, le=LARGE)]], BeforeValidator(pooled)] = Field(
         DEFAULT_REWARD,
-        description="a built-in reward, ./file.py:function, module:function or http:// address; or several: weight",
+        description="a built-in reward, ./file.py:function, module:function, http:// address or a list of one reward's "
+        "addresses; or several: weight",
     )
     model: ModelSettings = ModelSettings()
     policy: PolicySettings = PolicySettings()
@@ -237,6 +249,11 @@ class Config(Section):
         if self.rollout.source is not None:
             return {}
         return {self.reward: 1.0} if isinstance(self.reward, str) else self.reward
+
+    @property
+    def reward_names(self) -> list[str]:
+        """The rewards that are trained on or evaluated, each once."""
+        return list(dict.fromkeys([*self.reward_weights, *self.evaluation.rewards.values()]))
 
     def walk_plan(self, iteration: int = 0) -> Plan | None:
         """How the method draws the images of an iteration; None is by the ODE solver alone."""

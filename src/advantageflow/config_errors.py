@@ -18,7 +18,7 @@ ALLOWED = {
     "model.device": "allowed: auto, cpu, mps, cuda, cuda:NUMBER",
     "model.resolution": "allowed: pixels, such as 512, or [height, width], such as [512, 768]",
     "policy.rollout_decay": "allowed: a schedule (0, 1 or 2) or a constant between 0 and 1",
-    "reward": "allowed: a reward's name, or names with their weights: {pickscore: 1}",
+    "reward": "allowed: a reward's name, names with their weights: {pickscore: 1}, or a list of one reward's servers",
     "rollout.images_per_prompt": "a group needs at least 2 images to compare",
 }
 MOST_SENTENCES = 3

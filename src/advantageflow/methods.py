@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-import sys
 import types
 import typing
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,16 +30,18 @@ def find_method(name: Any) -> type[Method]:
     """The class of a method by its name, an alias, or package.module:Class.
 
     Raises:
-        ConfigError: there is none; the message lists all, and the nearest.
+        ConfigError: there is none; the message lists all, and the nearest; or it is custom code, which is refused.
     """
     from advantageflow.objectives import all_methods, find, names
+    from advantageflow.rewards.faults import contained
 
     if not isinstance(name, str):
         raise ConfigError(f"objective.name is {shown(name)}; allowed: {', '.join(names())}, or package.module:Class")
-    if ":" in name and str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
     try:
-        found = find(name)
+        with contained() if ":" in name else nullcontext():  # which imports torch
+            found = find(name)
+    except ConfigError:
+        raise
     except Exception as error:  # whatever a stranger's module raises becomes one sentence
         raise ConfigError(f"objective.name is {shown(name)}, which cannot be used: {shown(str(error))}") from error
     if found is None:

@@ -34,6 +34,23 @@ def check_folder(path: Path, needed: int = SPARE) -> None:
         )
 
 
+def check_links(folder: Path) -> None:
+    """A folder that somebody else may have made, and in which files will be written again.
+
+    Raises:
+        ConfigError: it holds a link that leads out of it, by which something else would be written or removed.
+    """
+    home = os.path.realpath(folder)
+    for place, folders, files in os.walk(folder):
+        for path in (Path(place) / name for name in (*folders, *files)):
+            target = os.path.realpath(path) if path.is_symlink() else home
+            if target != home and not target.startswith(home + os.sep):
+                raise ConfigError(
+                    f"{_shown(path)} is a link that leads out of {_shown(folder)}, to {_shown(Path(target))}, where "
+                    "nothing is written; put what it names in its place"
+                )
+
+
 def check_file(path: Path) -> None:
     """A file that will be written.
 

@@ -16,7 +16,7 @@ from advantageflow.evaluated import described
 from advantageflow.memory import MODELS, REWARDS, ModelFacts, image_tokens, pixels, reward_weights, stages, what_fits
 from advantageflow.models import BUILT_IN as BUILT_IN_MODELS
 from advantageflow.models import picture_size
-from advantageflow.rewards import check_gradients
+from advantageflow.rewards import check_gradients, custom
 from advantageflow.run.pace import images_after
 
 # Teraflops a second that training reaches in half precision, about 40 % of the peak; memory in GB
@@ -232,6 +232,7 @@ def print_plan(config: Config) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    own = custom(config.reward_names)
     if config.objective.family == "gradient":
         check_gradients(config.reward_weights, config.objective.name)
     plan, prompts = make_plan(config), _describe_prompts(config)
@@ -240,6 +241,8 @@ def print_plan(config: Config) -> None:
     table.add_row("method", config.objective.name)
     table.add_row("trained on", ", ".join(map(cut, config.reward_weights or [f"the pairs of {config.rollout.source}"])))
     table.add_row("evaluated on held-out prompts", described(config.evaluation.rewards))
+    if own:
+        table.add_row("imports custom code", ", ".join(map(cut, own)))
     table.add_row("images per iteration", f"{plan.images} ({config.rollout.prompts_per_iteration} prompts)")
     table.add_row("transformer calls per iteration", f"{plan.sampling_calls} sampling, {plan.learning_calls} learning")
     table.add_row("  of these with gradients", str(plan.gradient_calls))

@@ -174,6 +174,7 @@ def _read(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
         found = "it is empty" if content is None else f"not {type(content).__name__}"
         raise ConfigError(f"{what} must hold a mapping of settings, such as 'extends: scenes'; {found}")
     content = resolve_rewards(content, path.parent)
+    _check_cache(content, what)
     base = content.pop("extends", None)
     if base is None:
         return content
@@ -181,6 +182,17 @@ def _read(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
         raise ConfigError(f"extends in {what} is {shown(base)}; it must be one recipe's name or path")
     settings = _read(_find(base, path), (*extended_by, path))
     return inherit(merge(settings, content), trained_on(settings), labels(content))
+
+
+def _check_cache(content: dict[str, Any], what: str) -> None:
+    """A recipe may be a stranger's, and `model.prompt_cache` is the one place beside its folder where a run writes."""
+    model = content.get("model")
+    cache = model.get("prompt_cache") if isinstance(model, dict) else None
+    if isinstance(cache, str) and (cache.startswith(("/", "~")) or ".." in Path(cache).parts):
+        raise ConfigError(
+            f"model.prompt_cache in {what} is {shown(cache)}; a recipe may name a folder in the current one alone: "
+            "give yours with the command, as in: advantageflow train RECIPE model.prompt_cache=FOLDER"
+        )
 
 
 def merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

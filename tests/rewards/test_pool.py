@@ -7,11 +7,12 @@ import httpx
 import pytest
 import torch
 
-from advantageflow.config import ConfigError
+from advantageflow.config import ConfigError, check_config, load_config
 from advantageflow.rewards import check_reward, load_reward
 from advantageflow.rewards.pool import RewardPool
 from advantageflow.rewards.remote import RemoteReward
 from advantageflow.rewards.scoring import Scorer
+from advantageflow.run.changes import changed
 
 IMAGES, PROMPTS = torch.zeros(2, 3, 8, 8), ["a", "b"]
 
@@ -117,3 +118,29 @@ def test_addresses_with_commas_between_them_are_one_reward():
         load_reward("http://127.0.0.1:8000,http://127.0.0.1:8000/")
     with pytest.raises(ConfigError, match="is no address of a server"):
         check_reward("http://127.0.0.1:8000,pickscore")
+
+
+A, B = "http://127.0.0.1:8000", "http://127.0.0.1:8001"
+
+
+def test_a_list_of_addresses_is_one_reward(tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(f"reward: [{A}, {B}]\nevaluation: {{rewards: {{other: [{B}, {A}]}}}}\n")
+    for config in (
+        load_config(str(recipe)),
+        load_config("scenes", [f"reward=[{A}, {B}]", f"evaluation.rewards={{other: [{B}, {A}]}}", "objective=nft"]),
+    ):
+        assert config.reward_weights == {f"{A},{B}": 1.0}
+        assert config.evaluation.rewards == {"other": f"{B},{A}", "reward": f"{A},{B}"}
+        assert check_config(config.model_dump(mode="json")) == config
+    run = changed(load_config("scenes"), [f"evaluation.rewards={{other: [{A}, {B}]}}"])
+    assert run.evaluation.rewards == {"other": f"{A},{B}"}
+
+
+@pytest.mark.parametrize("names", ["[pickscore, ocr]", f"[{A}, ./mine.py:score]", "[]", "[3]"])
+@pytest.mark.parametrize("change", ["reward={}", "evaluation.rewards={{a: {}}}"])
+def test_a_list_of_anything_else_is_one_sentence_that_says_what_to_write(names, change):
+    with pytest.raises(
+        ConfigError, match=r"a reward is \[.*\[http://a:8000, http://b:8000\]; .* \{pickscore: 1, ocr: 1\}"
+    ):
+        load_config("scenes", [change.format(names)])

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from advantageflow.cli.custom_code import refusable
 from advantageflow.cli.exporting import export
 from advantageflow.cli.failures import Interruption, explain
 from advantageflow.cli.methods import methods
@@ -100,6 +101,6 @@ app = typer.Typer(
 )
 app.callback()(_options)
 for command in (train, export, evaluate, sample, report, compare, reproduce, methods, serve):
-    app.command()(command)
+    app.command()(refusable(command))
 app.add_typer(rewards_app, name="rewards")
 app.add_typer(pretrain_app, name="pretrain")

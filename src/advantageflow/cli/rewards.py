@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from advantageflow.cli.custom_code import refusable
+
 UNDERSTOOD = 10  # prompts of which `check` says what is wanted
 
 app = typer.Typer(no_args_is_help=True, help="What images can be scored by.")
@@ -37,6 +39,7 @@ def list_rewards() -> None:
 
 
 @app.command("check")
+@refusable
 def check_rewards(
     names: Annotated[list[str], typer.Argument(help="Rewards to load.")],
     prompts: Annotated[
@@ -73,6 +76,7 @@ def check_rewards(
 
 
 @app.command("score")
+@refusable
 def score_images(
     images: Annotated[list[Path], typer.Argument(help="Image files.", exists=True, dir_okay=False)],
     prompt: Annotated[str, typer.Option(help="What they should show.")],

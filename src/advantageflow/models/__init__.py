@@ -59,6 +59,8 @@ def load_and_say(settings: ModelSettings, say: Callable[[str], None]) -> FlowMod
     from advantageflow.devices import choose_device  # which imports torch
 
     say(f"loading the model {settings.path}")
+    if settings.prompt_cache:
+        say(f"prompt embeddings are kept in {settings.prompt_cache}")
     model = load_model(device=choose_device(settings.device), **settings.model_dump(exclude={"device"}))
     if model.start:
         say(f"its start is the adapter {settings.lora}: {model.start}")

@@ -11,6 +11,8 @@ import importlib
 import pkgutil
 from typing import Any
 
+from advantageflow import custom_code
+from advantageflow.errors import shown
 from advantageflow.objectives.base import Method
 
 
@@ -24,11 +26,11 @@ def find(name: str) -> type[Method] | None:
     """The class of a method by its name, by an alias, or as package.module:Class; None if there is none.
 
     Raises:
-        ImportError, TypeError: a stranger's class cannot be imported, or is no method.
+        ImportError, TypeError: a stranger's class cannot be imported, or is no method; see `custom_code.load`.
     """
     if ":" in name:
         module, _, attribute = name.partition(":")
-        found = getattr(importlib.import_module(module), attribute, None)
+        found = getattr(custom_code.load(f"the method {shown(name)}", module, attribute), attribute, None)
         if not (isinstance(found, type) and issubclass(found, Method)):
             raise TypeError(f"{name} is no class that derives from advantageflow.objectives.base.Method")
         return _checked(found)

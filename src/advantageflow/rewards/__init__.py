@@ -11,15 +11,15 @@ imported, and their weights loaded, when they are asked for.
 from __future__ import annotations
 
 import importlib.util
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from advantageflow import custom_code
 from advantageflow.config_errors import nearest
 from advantageflow.errors import ConfigError, shown
-from advantageflow.rewards.own import find, is_address, is_of_python, is_path, make, resolve
+from advantageflow.rewards.own import find, is_address, is_of_python, is_path, make, resolve, wanted
 
 Reward = Callable[..., Sequence[float]]
 
@@ -123,6 +123,18 @@ BUILT_IN = {
 }
 
 
+def custom(names: Iterable[str]) -> list[str]:
+    """Those of rewards that are custom code, which is not imported by this.
+
+    Raises:
+        ConfigError: custom code is refused.
+    """
+    found = [name for name in names if not is_address(name) and (":" in name or is_path(name))]
+    for name in found:
+        custom_code.check(*wanted(name, name))
+    return found
+
+
 def check_reward(name: str) -> None:
     """Check that a reward may be loaded, without loading its weights.
 
@@ -135,7 +147,7 @@ def check_reward(name: str) -> None:
 
         for address in name.split(","):
             parse_address(address)
-    elif ":" in name or is_path(name):
+    elif custom([name]):
         _find(name)
     elif name not in BUILT_IN:
         raise ConfigError(
@@ -191,7 +203,7 @@ def load_reward(name: str) -> Reward:
         from advantageflow.rewards.remote import RemoteReward
 
         return RewardPool.of(name) if "," in name else RemoteReward(name)
-    return make(name, find(name, BUILT_IN[name].target) if name in BUILT_IN else _find(name))
+    return make(name, find(name, BUILT_IN[name].target, built_in=True) if name in BUILT_IN else _find(name))
 
 
 def _find(name: str) -> Callable[..., Any]:
@@ -200,8 +212,6 @@ def _find(name: str) -> Callable[..., Any]:
             f"the reward {shown(name)} was given to advantageflow.train in Python, and cannot be imported by this "
             "name; continue the run there, with resume=FOLDER and reward=THE SAME"
         )
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
     return find(name, resolve(name, [Path.cwd()]))
 
 

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from advantageflow import custom_code
 from advantageflow.config_errors import nearest
 from advantageflow.errors import ConfigError, cut, shown
 from advantageflow.rewards.faults import contained, reason
 
 HOW = "write ./my_reward.py:function, or package.module:function"
-_folders: set[str] = set()  # from which rewards were imported
 
 
 def is_address(name: str) -> bool:
@@ -45,6 +41,22 @@ def is_of_python(name: str) -> bool:
     return name.startswith("__main__:") or name.endswith(("()", ">")) or "<locals>" in name
 
 
+def pooled(reward: Any) -> Any:
+    """A list of one reward's servers as their addresses with commas between them; anything else as it is.
+
+    Raises:
+        ConfigError: a list holds something else.
+    """
+    if not isinstance(reward, list | tuple):
+        return reward
+    if not reward or not all(isinstance(address, str) and is_address(address) for address in reward):
+        raise ConfigError(
+            f"a reward is {shown(reward)}, but a list names the servers of one reward: [http://a:8000, http://b:8000]; "
+            "write one reward by its name, and several with their weights: {pickscore: 1, ocr: 1}"
+        )
+    return ",".join(reward)
+
+
 def resolve(name: str, folders: Iterable[Path]) -> str:
     """Make "/absolute/file.py:function" of "./file.py:function" or "module:function", in the first folder that has it.
 
@@ -64,17 +76,19 @@ def resolve(name: str, folders: Iterable[Path]) -> str:
 
 
 def resolve_rewards(settings: dict[str, Any], beside: Path | None, *, typed: bool = False) -> dict[str, Any]:
-    """A recipe's settings with every reward that is a file or module of the user's in `resolve`'s absolute form.
+    """A recipe's settings with every reward that is a file or module of the user's in `resolve`'s absolute form, and
+    every list of servers as one reward.
 
     Modules are looked for beside the recipe and then in the current folder; so are paths, but those that were typed
     start from the current folder.
 
     Raises:
-        ConfigError: two names of one reward are the same function.
+        ConfigError: two names of one reward are the same function, or see `pooled`.
     """
     places = [*([beside] if beside else []), Path.cwd()]
 
     def absolute(name: Any) -> Any:
+        name = pooled(name)
         if not isinstance(name, str):
             return name
         return resolve(name, places[::-1] if typed and is_path(name) else places)
@@ -84,7 +98,7 @@ def resolve_rewards(settings: dict[str, Any], beside: Path | None, *, typed: boo
         settings["reward"] = {absolute(name): weight for name, weight in reward.items()}
         if len(settings["reward"]) < len(reward):
             raise ConfigError(f"reward names one function twice: {shown(list(reward))}; give it one weight")
-    elif isinstance(reward, str):
+    elif reward is not None:
         settings["reward"] = absolute(reward)
     if isinstance(evaluation, dict) and isinstance(evaluation.get("rewards"), dict):
         named = {label: absolute(name) for label, name in evaluation["rewards"].items()}
@@ -92,22 +106,35 @@ def resolve_rewards(settings: dict[str, Any], beside: Path | None, *, typed: boo
     return settings
 
 
-def find(name: str, target: str) -> Callable[..., Any]:
+def wanted(name: str, target: str) -> tuple[str, Path | str, str]:
+    """What `custom_code.load` imports for a reward: what it is for, the file or module, and the name in it.
+
+    Args:
+        target: "file.py:name" or "module:name".
+    """
+    where, _, attribute = target.rpartition(":")
+    return f"the reward {shown(name)}", Path(where) if is_path(target) else where, attribute
+
+
+def find(name: str, target: str, *, built_in: bool = False) -> Callable[..., Any]:
     """The function or class "file.py:name" or "module:name".
 
     Args:
         name: of the reward, for messages.
+        built_in: it comes with the package, and is no custom code.
 
     Raises:
-        ConfigError: it cannot be imported, or is no function; the message has the user's own file and line.
+        ConfigError: it cannot be imported, is refused, or is no function; the message has the user's own file and line.
     """
     where, _, attribute = target.rpartition(":")
     if is_path(target) and not (where and os.path.isfile(where)):
         missing = f"there is no file {shown(where)}" if where else "it names no function"
         raise ConfigError(f"cannot load the reward {shown(name)}: {missing}; {HOW}")
+    if not built_in:
+        custom_code.check(*wanted(name, target))
     try:
         with contained():
-            module = _from_file(Path(where)) if is_path(target) else importlib.import_module(where)
+            module = importlib.import_module(where) if built_in else custom_code.load(*wanted(name, target))
     except Exception as error:  # whatever a user's module raises becomes one clear message
         raise ConfigError(f"cannot load the reward {shown(name)}: {reason(error)}; {HOW}") from error
     found = getattr(module, attribute, None)
@@ -147,53 +174,3 @@ def make(name: str, found: Callable[..., Any]) -> Callable[..., Any]:
     if not callable(reward):
         raise ConfigError(f"the reward {shown(name)} is a class whose instances cannot be called; give it __call__")
     return reward  # type: ignore[no-any-return]
-
-
-def _from_file(path: Path) -> ModuleType:
-    """Import a file, and the packages around it, under a name that no other file has."""
-    inner: list[str] = []
-    top = path.parent if path.name == "__init__.py" else path
-    while (top.parent / "__init__.py").is_file():
-        inner.insert(0, top.stem)
-        top = top.parent
-    loaded = sys.modules.get(".".join([top.stem, *inner]))
-    if loaded is not None and getattr(loaded, "__file__", None) == str(path):  # by the user's own import
-        return loaded
-    file = top / "__init__.py" if top.is_dir() else top
-    name = f"advantageflow_reward_{hashlib.sha256(str(top).encode() + file.read_bytes()).hexdigest()[:16]}"
-    with _beside(str(top.parent)):
-        if name not in sys.modules:
-            spec = importlib.util.spec_from_file_location(
-                name, file, submodule_search_locations=[str(top)] if top.is_dir() else None
-            )
-            assert spec is not None
-            assert spec.loader is not None
-            sys.modules[name] = importlib.util.module_from_spec(spec)
-            try:
-                spec.loader.exec_module(sys.modules[name])
-            except BaseException:
-                del sys.modules[name]
-                raise
-        return importlib.import_module(".".join([name, *inner]))
-
-
-@contextmanager
-def _beside(folder: str) -> Iterator[None]:
-    """What lies beside a reward's file is found first while that is imported, and last from then on.
-
-    A module of the same name that was imported from beside another reward is not taken for it.
-    """
-    for name, module in list(sys.modules.items()):
-        top = name.partition(".")[0]
-        home = os.path.dirname(getattr(module, "__file__", None) or "")
-        here = os.path.isfile(f"{folder}{os.sep}{top}.py") or os.path.isdir(f"{folder}{os.sep}{top}")
-        if here and any(home == other or home.startswith(other + os.sep) for other in _folders - {folder}):
-            del sys.modules[name]
-    _folders.add(folder)
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)
-        if folder not in sys.path:
-            sys.path.append(folder)

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from advantageflow.config import Config, ConfigError, RunSettings, check_config, dump_config
+from advantageflow.custom_code import RefusedError
 from advantageflow.environment import environment
 from advantageflow.errors import writing
 from advantageflow.places import check_folder
@@ -132,7 +133,7 @@ class RunDirectory:
                 if isinstance(settings.get(section), dict):
                     settings[section].setdefault(name, value)
             return check_config(settings)
-        except DamagedError:
+        except (DamagedError, RefusedError):
             raise
         except ConfigError as error:
             raise ConfigError(f"{file} is damaged, or of another version: {error}") from None

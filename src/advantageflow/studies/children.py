@@ -35,7 +35,7 @@ def run(command: Sequence[str], env: Mapping[str, str], **options: Any) -> subpr
             raise StoppedError
         child = subprocess.Popen(
             command,
-            env={**env, PARENT: str(os.getpid())},
+            env={**env, **_apart(), PARENT: str(os.getpid())},
             start_new_session=True,
             encoding="utf-8",
             errors="replace",
@@ -50,6 +50,12 @@ def run(command: Sequence[str], env: Mapping[str, str], **options: Any) -> subpr
     if _stopping.is_set():
         raise StoppedError
     return subprocess.CompletedProcess(command, child.returncode, out, error)
+
+
+def _apart() -> dict[str, str]:
+    """`python -m` would take a file of the current folder, such as yaml.py, for the module of that name."""
+    ours = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    return {} if ours == os.getcwd() else {"PYTHONSAFEPATH": "1"}  # which Python 3.10 does not know
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from advantageflow.errors import NonFiniteError, shown
 from advantageflow.evaluated import described
 from advantageflow.methods import changes_of
 from advantageflow.reading import parse_changes
+from advantageflow.rewards import custom
 from advantageflow.run.collapse import lost_variety
 from advantageflow.run.directory import RunDirectory
 from advantageflow.run.progress import change, number
@@ -158,6 +159,8 @@ def plan_runs(
         raise ConfigError("every run of a comparison has a seed of its own, from 0; give their number with --seeds")
     changes = {arm: (*extra, *parse_budget(budget, load_config(arm.recipe, extra))) for arm in arms}
     configs = {arm.label: load_config(arm.recipe, [*arm.changes, *changes[arm]]) for arm in arms}
+    for config in configs.values():
+        custom(config.reward_names)  # which is refused here rather than by each run
     rewards = all_rewards(configs, any(key.startswith("evaluation.rewards") for key in typed))
     if rewards:
         say(f"every arm is evaluated by {described(rewards)}")

@@ -21,7 +21,7 @@ from advantageflow.pictures import save_picture, to_pil
 from advantageflow.places import check_file, check_folder
 from advantageflow.prompts import PromptSet, load_prompts
 from advantageflow.rewards import Reward, check_reward, load_reward
-from advantageflow.rewards.own import name_of
+from advantageflow.rewards.own import name_of, pooled
 from advantageflow.rewards.trial import try_rewards
 from advantageflow.run.checkpoint import write_atomic
 from advantageflow.run.directory import RunDirectory
@@ -258,7 +258,7 @@ def _labelled(rewards: RewardsLike) -> dict[str, str | Reward]:
     if isinstance(rewards, Mapping):
         for label in rewards:
             check_label(label)
-        return dict(rewards)
+        return {label: pooled(reward) for label, reward in rewards.items()}
     found: dict[str, str | Reward] = {}
     for part in [rewards] if isinstance(rewards, str) or callable(rewards) else rewards:
         if not isinstance(part, str):
