@@ -43,7 +43,7 @@ def load(what: str, place: Path | str, name: str) -> ModuleType:
         RefusedError: custom code is refused.
     """
     check(what, place, name)
-    _tell(f"custom code: {what} imports {name} from {_found(place)}")
+    _tell(f"custom code: {what} imports {_plain(name)} from {_found(place)}")
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     return _from_file(place) if isinstance(place, Path) else importlib.import_module(place)
@@ -53,8 +53,8 @@ def check(what: str, place: Path | str, name: str) -> None:
     """Check that `load` may import something; raises what that does."""
     if os.environ.get(VARIABLE, "") not in ("", "0"):
         raise RefusedError(
-            f"{what} would import {name} from {_found(place)}, which --no-custom-code or {VARIABLE} refuses; leave "
-            "that out if you trust this code"
+            f"{what} would import {_plain(name)} from {_found(place)}, which --no-custom-code or {VARIABLE} refuses; "
+            "leave that out if you trust this code"
         )
 
 
@@ -88,6 +88,10 @@ def refusable(function: Callable[P, R]) -> Callable[P, R]:
 def _tell(line: str) -> None:
     """Once in a process: rewards are checked before they are loaded."""
     print(line, file=sys.stderr, flush=True)
+
+
+def _plain(name: str) -> str:
+    return shown(name)[1:-1]
 
 
 def _found(place: Path | str) -> str:
