@@ -141,6 +141,22 @@ def test_a_diverged_run_says_nothing_of_its_neighbours(tmp_path):
     assert not write_run(tmp_path, "gamma_1.5", 0, [0.2, 0.3]).diverged
 
 
+def test_an_arm_that_never_came_to_its_end_is_left_out_and_named(known, tmp_path):
+    lost = [write_run(tmp_path, "lost", seed, [0.2], diverged=True) for seed in (0, 1)]  # in its first iteration
+    result = write_all([*known, *lost], "slow", tmp_path)
+    assert list(result["arms"]) == ["slow", "fast", "bad"]
+    for file in ("comparison.md", "report.html"):
+        assert "Left out, since no run of theirs came to its end: lost." in (tmp_path / file).read_text()
+    with pytest.raises(ConfigError, match="no run of the baseline lost came to its end; choose another"):
+        write_all([*known, *lost], "lost", tmp_path)
+
+
+def test_a_seed_that_diverged_at_once_hides_no_other(known, tmp_path):
+    result = analyse([run.record() for run in [*known, write_run(tmp_path, "fast", 3, [0.2], diverged=True)]], "slow")
+    assert result["arms"]["fast"]["collapsed"] == [False, False, False, True]
+    assert result["arms"]["fast"]["diverged"] == 1
+
+
 def test_the_rule_of_collapse(known):
     assert {run.arm.label for run in known if collapsed(run.record(), "strict")} == {"bad"}
 

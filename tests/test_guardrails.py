@@ -1,18 +1,23 @@
 """What a run does by itself where training goes wrong: it skips, warns once, or stops with a whole checkpoint."""
 
 import json
+import subprocess
+from dataclasses import replace
 
 import pytest
 import torch
+from test_cli import SMALL, run
 from test_trainer import brightness, make_config, make_trainer
 
-from advantageflow.errors import NonFiniteError
+from advantageflow.errors import ConfigError, NonFiniteError
+from advantageflow.paper.study import Study, tasks
 from advantageflow.run.checkpoint import optimizer_tensors, verify
 from advantageflow.run.directory import RunDirectory
 from advantageflow.run.hacking import fallen, risen
 from advantageflow.run.keeping import place, saved
 from advantageflow.run.spikes import WINDOW, Spikes
 from advantageflow.run.watch import Watch
+from advantageflow.studies.compare import Arm, Run, finish
 
 LOUD = 1e6  # times the usual rewards
 
@@ -212,3 +217,56 @@ def test_constant_rewards_for_all_prompts_are_not_told_twice():
     told = warned(rows_of([0.5] * 10, constant=10))
     assert [(i, len(found)) for i, found in told.items()] == [(2, 1)]
     assert "nothing is learned" in told[2][0]
+
+
+def test_a_comparison_goes_on_beside_an_arm_that_diverges_and_says_why(tmp_path, tiny_pipeline_folder):
+    """By the exit code of its run: a rate of 10 moves weights by 10 in the first step."""
+    arguments = [
+        "scenes", "reward=jpeg_incompressibility", f"model.path={tiny_pipeline_folder}", *SMALL,
+        "--vary", "learn.learning_rate=0.001,10",
+        "--baseline", "0.001", "--seeds", "1", "--budget", "1iterations", "--threads", "1",
+        "--output", tmp_path / "out",
+    ]  # fmt: skip
+    for _ in range(2):  # also when nothing is left to do
+        result = run("compare", *arguments, timeout=300)
+        assert result.returncode == 0, result.stderr
+        told = " ".join(result.stdout.split())
+        assert "10, seed 0: diverged after 0 iterations: the weights " in told
+        assert "moved by 10 in one step of iteration 0; at most 1 is learning" in told
+        assert "Left out, since no run of theirs came to its end: 10." in told
+    assert not (tmp_path / "out" / "runs" / "10-0" / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "log", "told"),
+    [
+        (
+            3,
+            "error: the first time\niteration 3\nerror: the loss is nan\n",
+            "diverged after 0 iterations: the loss is nan",
+        ),
+        (3, "", "diverged after 0 iterations: see "),
+        (1, "error: the loss is nan\n", None),
+        (-9, "", None),
+    ],
+)
+def test_how_a_run_ended_is_its_exit_code_and_not_its_log(code, log, told, tmp_path, monkeypatch):
+    here = Run(Arm("a", "scenes"), 0, tmp_path / "runs" / "a-0")
+
+    def child(command, env, stdout, stderr):
+        stdout.write(log)
+        return subprocess.CompletedProcess(command, code)
+
+    monkeypatch.setattr("advantageflow.studies.children.run", child)
+    if told is None:
+        with pytest.raises(ConfigError, match=rf"a-0 failed with exit code {code}; see .*a-0\.log"):
+            finish(here, 1)
+        assert not here.finished
+    else:
+        finish(here, 1)
+        assert here.stopped.startswith(told)
+        line = f"paper: a, seed 0: {told}"
+        study = Study(tmp_path, tmp_path / "results")
+        monkeypatch.setattr(Study, "finish", lambda *_: None)
+        (only,) = tasks(study, [replace(here, arm=Arm("a", "paper"))], 1)
+        assert only().startswith(line)

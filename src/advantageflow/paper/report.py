@@ -71,7 +71,7 @@ def _analyse(study: Study, panel: Panel) -> dict[str, Any] | None:
     labels = {record.label for record in records if not record.diverged}
     if panel.baseline not in labels or len(labels) < 2:
         return None
-    return analyse([record for record in records if record.label in labels], panel.baseline, panel.score)
+    return analyse(records, panel.baseline, panel.score)
 
 
 def _write_table1(study: Study) -> bool:

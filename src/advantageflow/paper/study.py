@@ -119,7 +119,7 @@ def tasks(study: Study, plan: Sequence[Run], threads: int) -> list[Callable[[], 
 
     def one(run: Run) -> str:
         study.finish(run, threads)
-        return f"{run.arm.recipe}: {run.arm.label}, seed {run.seed}"
+        return f"{run.arm.recipe}: {run.arm.label}, seed {run.seed}" + (f": {run.stopped}" if run.diverged else "")
 
     def base() -> str:
         study.score("scenes", "base", threads)

@@ -40,6 +40,12 @@ def has_ratios(result: Mapping[str, Any]) -> bool:
     return not nobody_better(result) and float(scores.max()) > scores[0]
 
 
+def left_out(result: Mapping[str, Any]) -> str:
+    """A sentence about the arms that nothing can be said of; "" where there are none. Early versions kept none."""
+    arms = result.get("left_out", [])
+    return f"Left out, since no run of theirs came to its end: {', '.join(arms)}." if arms else ""
+
+
 def table(result: Mapping[str, Any]) -> str:
     """A comparison in Markdown: what each arm reached, at what cost, and by task."""
     baseline, score, arms = result["baseline"], result["score"], result["arms"]
@@ -68,6 +74,7 @@ def table(result: Mapping[str, Any]) -> str:
     others = (
         f"p, and images and time to the best of {baseline} as shares of its own" if ratios else f"p against {baseline}"
     )
+    text += f"{left_out(result)}\n\n" if left_out(result) else ""
     text += f"Held-out {score}; {others}:\n\n"
     text += named_rows(["seeds", "before", "after", "p", *ratios], reached)
     text += "\n" + named_rows(["collapsed", "drift", "diversity", "s / iteration", "peak GiB"], cost)
@@ -162,7 +169,8 @@ def draw_stability(records: Sequence[Record], file: Path) -> None:
     for panel, (name, title) in zip(panels, titles.items(), strict=True):
         for arm, (color, _) in zip(arms, palette(arms), strict=True):
             curves = [record.metrics.get(name, []) for record in records if record.label == arm]
-            length = min(map(len, curves))
+            curves = [curve for curve in curves if curve]  # one that diverged at once hides no other
+            length = min(map(len, curves), default=0)
             if length:
                 values = np.array([curve[:length] for curve in curves], dtype=float)  # None becomes NaN
                 _band(panel, np.arange(1, length + 1), values, color, arm)

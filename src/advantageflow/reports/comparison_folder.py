@@ -23,7 +23,7 @@ def write_all(runs: Sequence[Run], baseline: str, output: Path, score: str | Non
     write_atomic(output / "comparison.md", table(result))
     for axis in AXES:
         draw_figure({"": result}, axis, output / axis)
-    draw_stability(records, output / "stability")
+    draw_stability([record for record in records if record.label in result["arms"]], output / "stability")
     if find_spec("plotly") and find_spec("jinja2"):
         folders: dict[str, Path] = {}
         for run in runs:

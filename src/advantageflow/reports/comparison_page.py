@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from advantageflow.reports.colors import palette
-from advantageflow.reports.comparison import base_score, best_arm, has_ratios, nobody_better
+from advantageflow.reports.comparison import base_score, best_arm, has_ratios, left_out, nobody_better
 from advantageflow.reports.page import (
     Chart,
     axes,
@@ -79,7 +79,7 @@ def comparison_sentences(result: Mapping[str, Any]) -> list[str]:
     if nobody_better(result):
         sentences = [f"No method is better than the base model, whose held-out {label} is {base_score(result):.3f}."]
     sentences += [
-        f"{len(arms)} methods were trained with {seeds} each.",
+        f"{len(arms)} method{'s were' if len(arms) > 1 else ' was'} trained with {seeds} each.",
         f"{best} ended highest, with a held-out {label} of {interval(after)}"
         f"{' (mean and 95 % interval)' if after['low'] != after['high'] else ''}.",
     ]
@@ -93,6 +93,8 @@ def comparison_sentences(result: Mapping[str, Any]) -> list[str]:
     else:
         sentences.append("It is the baseline: no other method ended above it.")
     collapsed = {arm: sum(found["collapsed"]) for arm, found in arms.items() if any(found["collapsed"])}
+    if left_out(result):
+        sentences.append(left_out(result))
     if collapsed:
         told = listed([f"{count} of {len(arms[arm]['collapsed'])} runs of {arm}" for arm, count in collapsed.items()])
         sentences.append(f"Collapsed: {told}.")

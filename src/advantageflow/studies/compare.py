@@ -25,6 +25,7 @@ from advantageflow.evaluated import described
 from advantageflow.methods import changes_of
 from advantageflow.reading import parse_changes
 from advantageflow.rewards import custom
+from advantageflow.run.checkpoint import write_atomic
 from advantageflow.run.collapse import lost_variety
 from advantageflow.run.directory import RunDirectory
 from advantageflow.run.progress import change, number
@@ -123,8 +124,14 @@ class Run:
 
     @property
     def diverged(self) -> bool:
-        """Whether it ended with a loss that is not finite."""
+        """Whether it stopped since a loss, a gradient or a weight was not sound."""
         return self.beside(".diverged").exists()
+
+    @property
+    def stopped(self) -> str:
+        """Where it diverged, and why: what the run itself said at its end."""
+        why = self.beside(".diverged").read_text(encoding="utf-8").strip()  # early versions kept no reason
+        return f"diverged after {len(self.rows())} iterations" + (f": {why}" if why else "")
 
     def beside(self, ending: str) -> Path:
         """A file next to the folder."""
@@ -206,7 +213,8 @@ def finish(run: Run, threads: int) -> None:
         command = [sys.executable, "-m", "advantageflow", "train", *arguments]
         code = children.run(command, child_environment(threads), stdout=file, stderr=file).returncode
     if code == NonFiniteError.exit_code:
-        run.beside(".diverged").touch()
+        told = [line for line in log.read_text(encoding="utf-8").splitlines() if line.startswith("error: ")]
+        write_atomic(run.beside(".diverged"), (told[-1].removeprefix("error: ") if told else f"see {log}") + "\n")
     elif code != 0:
         raise ConfigError(f"the run {run.folder} failed with exit code {code}; see {log}")
 
@@ -223,9 +231,10 @@ def finish_all(runs: Sequence[Run], *, jobs: int, threads: int) -> Iterator[Run]
 
 def ended(run: Run, score: str) -> str:
     """A line about a run that came to its end."""
-    summary, named = RunDirectory(run.folder).summary(), f"{run.arm.label}, seed {run.seed}"
-    if run.diverged or summary is None:
-        return f"{named}: diverged after {len(run.rows())} iterations"
+    named = f"{run.arm.label}, seed {run.seed}"
+    summary = None if run.diverged else RunDirectory(run.folder).summary()
+    if summary is None:
+        return f"{named}: {run.stopped}"
     label = score if score in summary["after"] else next(iter(summary["after"]))
     found, difference = summary["after"][label], summary.get("difference", {}).get(label)  # early versions have none
     told = f" ({change(difference)})" if difference else ""
@@ -241,8 +250,7 @@ def collapsed(record: Record, score: str, spread: float = math.inf) -> bool:
     Args:
         spread: half of the 95 % interval of an arm's last scores over seeds; infinity where there is one seed.
     """
-    diversity = [value for value in record.metrics["diversity"] if value is not None]
-    if record.diverged or lost_variety(diversity):
+    if record.diverged or lost_variety(record.metrics["diversity"]):
         return True
     before, after = record.before[score], record.after[score]
     images = record.config.get("evaluation", {}).get("num_images", DEFAULT_IMAGES)
@@ -265,20 +273,23 @@ def analyse(records: Sequence[Record], baseline: str, score: str | None = None) 
         score: label of a held-out score; by default the first.
 
     Raises:
-        ConfigError: there is no such arm or score, or no run of an arm that came to its end.
+        ConfigError: there is no such arm or score, or no run of the baseline came to its end. Of other arms it is said
+            under "left_out".
     """
     arms = list(dict.fromkeys(record.label for record in records))
     if baseline not in arms:
         raise ConfigError(f"--baseline is {shown(baseline)}; the arms are {', '.join(arms)}")
     kept = {arm: [record for record in records if record.label == arm and not record.diverged] for arm in arms}
-    if not all(kept.values()):
-        raise ConfigError(f"no finished run of {', '.join(arm for arm in arms if not kept[arm])}")
+    left_out = [arm for arm in arms if not kept[arm]]
+    if baseline in left_out:
+        raise ConfigError(f"no run of the baseline {baseline} came to its end; choose another one with --baseline")
+    arms = [arm for arm in arms if kept[arm]]
     scores = [name for name in kept[arms[0]][0].before if name != "tasks"]
     score = score or scores[0]
     if score not in scores:
         raise ConfigError(f"--score is {shown(score)}; the runs have {', '.join(scores)}")
-    paired = {arm: _pairs(found, kept[baseline]) for arm, found in kept.items()}
-    result: dict[str, Any] = {"score": score, "baseline": baseline, "arms": {}}
+    paired = {arm: _pairs(kept[arm], kept[baseline]) for arm in arms}
+    result: dict[str, Any] = {"score": score, "baseline": baseline, "left_out": left_out, "arms": {}}
     for arm in arms:
         found = kept[arm]
         everything = [record for record in records if record.label == arm]
