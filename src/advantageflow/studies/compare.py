@@ -196,7 +196,7 @@ def finish(run: Run, threads: int) -> None:
     """Bring one run to its end, from wherever it is.
 
     Raises:
-        ConfigError: training failed for another reason than a loss that is not finite.
+        ConfigError: training failed for another reason than a loss, gradient or weight that is not sound.
         StoppedError: a signal came before.
     """
     if run.finished:
@@ -213,7 +213,11 @@ def finish(run: Run, threads: int) -> None:
         command = [sys.executable, "-m", "advantageflow", "train", *arguments]
         code = children.run(command, child_environment(threads), stdout=file, stderr=file).returncode
     if code == NonFiniteError.exit_code:
-        told = [line for line in log.read_text(encoding="utf-8").splitlines() if line.startswith("error: ")]
+        told = [
+            line
+            for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
+            if line.startswith("error: ")
+        ]
         write_atomic(run.beside(".diverged"), (told[-1].removeprefix("error: ") if told else f"see {log}") + "\n")
     elif code != 0:
         raise ConfigError(f"the run {run.folder} failed with exit code {code}; see {log}")
