@@ -1,14 +1,17 @@
 """What a run does by itself where training goes wrong: it skips, warns once, or stops with a whole checkpoint."""
 
+import io
 import json
 import subprocess
 from dataclasses import replace
 
 import pytest
 import torch
+from rich.console import Console
 from test_cli import SMALL, run
 from test_trainer import brightness, make_config, make_trainer
 
+from advantageflow.config import load_config
 from advantageflow.errors import ConfigError, NonFiniteError
 from advantageflow.paper.study import Study, tasks
 from advantageflow.run.checkpoint import optimizer_tensors, verify
@@ -16,6 +19,7 @@ from advantageflow.run.directory import RunDirectory
 from advantageflow.run.hacking import fallen, risen
 from advantageflow.run.keeping import place, saved
 from advantageflow.run.spikes import WINDOW, Spikes
+from advantageflow.run.summary import print_summary
 from advantageflow.run.watch import Watch
 from advantageflow.studies.compare import Arm, Run, finish
 
@@ -190,6 +194,29 @@ def test_a_reward_that_rises_while_another_score_falls_is_told_once_also_after_a
 )
 def test_without_either_nothing_is_told(rewards, fell):
     assert warned(rows_of(rewards, evaluations={24: fell})) == {}
+
+
+def test_a_hacked_reward_is_told_at_the_end_too(tmp_path):
+    """The last evaluation is in the summary alone."""
+    folder = RunDirectory.create(tmp_path / "run", make_config())
+    for row in rows_of(RISING):
+        folder.append_metrics({**row, "seconds/training": 1.0})
+    scores = {"strict": 0.5, "graded": 0.5, "tasks": {}}
+    ends = {"before": scores, "after": scores, "iterations": 30, "seconds": {"training": 1.0}}
+    for value, told in ((-0.1, True), (0.1, False)):
+        console = Console(record=True, width=300, file=io.StringIO())
+        found = {"value": value, "low": value - 0.05, "high": value + 0.05}
+        difference = {"strict": found, "graded": found}
+        print_summary(console, folder, {**ends, "difference": difference})
+        assert ("fell below the base model's (strict -.100 ± .050)" in console.export_text()) == told
+
+
+@pytest.mark.parametrize(
+    "change", ["learn.max_grad_norm_ratio=0.5", "run.spikes_stop=-1", "run.constant_groups_warn=1.1"]
+)
+def test_bounds_that_would_skip_or_tell_everything_are_refused(change):
+    with pytest.raises(ConfigError, match=change.partition("=")[0].replace(".", r"\.")):
+        load_config("scenes", [change])
 
 
 def test_the_rules_of_a_hacked_reward_are_those_of_means_and_intervals():
