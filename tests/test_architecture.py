@@ -33,6 +33,7 @@ plan memory learner
 worlds.pretraining worlds.scenes.pretrain worlds.scenes.rewards.training worlds.words.pretrain
 trainer building
 studies
+launcher
 reports
 paper
 api

@@ -40,8 +40,9 @@ def draw_plainly(pipeline, guidance_scale=1.0):
 
 def draw_ourselves(model, transformer, guidance_scale=1.0):
     samples = Rollout.join(
-        list(
-            sample_batches(
+        [
+            batch
+            for _, batch in sample_batches(
                 model,
                 transformer,
                 PROMPTS,
@@ -51,7 +52,7 @@ def draw_ourselves(model, transformer, guidance_scale=1.0):
                 solver="euler",
                 guidance_scale=guidance_scale,
             )
-        )
+        ]
     )
     return model.decode(samples.x0)
 

@@ -147,7 +147,7 @@ def draw(model, guidance_scale):
         model, model.transformer, PROMPTS, stream=Stream.EVALUATION, address=(0,), num_inference_steps=4,
         solver="euler", guidance_scale=guidance_scale, batch_size=1,
     )  # fmt: skip
-    return torch.cat([model.decode(batch.x0) for batch in batches])
+    return torch.cat([model.decode(batch.x0) for _, batch in batches])
 
 
 def draw_plainly(model, prompt, index, guidance_scale):

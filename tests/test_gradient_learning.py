@@ -24,7 +24,7 @@ def make_family(folder, tmp_path, clip, objective="draft", **sections):
         weight.data += 0.05 * torch.randn_like(weight)
     model, method, settings = trainer.model, trainer.method, config.rollout
     with trainer.policy.acting_as("learner") as transformer:
-        (rollout,) = sample_batches(
+        ((_, rollout),) = sample_batches(
             model, transformer, PROMPTS, stream=Stream.ROLLOUT, address=(0, 0), solver=settings.solver,
             num_inference_steps=settings.num_inference_steps, plan=method.plan(0, 4, 0.7, None),
             guidance_scale=settings.guidance_scale,

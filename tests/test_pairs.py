@@ -228,7 +228,7 @@ def test_a_run_from_pairs_goes_on_to_the_bit(objective, folder, tmp_path, tiny_p
     one = parted.iterate
 
     def stop_after_one():
-        parted.stopping = True
+        parted.world.stopping = True
         return one()
 
     parted.iterate = stop_after_one

@@ -6,7 +6,7 @@ from threading import Barrier
 import pytest
 
 from advantageflow.errors import ConfigError
-from advantageflow.ranks import check_single_process
+from advantageflow.ranks import Place, check_single_process, first_host, meeting_point, place
 from advantageflow.studies.processes import child_environment, in_parallel
 
 
@@ -48,13 +48,26 @@ def test_after_an_error_nothing_more_is_started():
     assert len(started) < 10  # the next may have begun
 
 
-@pytest.mark.parametrize(
-    ("variable", "launcher"), [("WORLD_SIZE", "torchrun"), ("SLURM_STEP_NUM_TASKS", "srun"), ("PMI_SIZE", "mpiexec")]
-)
-def test_several_processes_of_one_run_are_refused(monkeypatch, variable, launcher):
-    check_single_process()
-    monkeypatch.setenv(variable, "8")
-    with pytest.raises(ConfigError, match=f"one of 8 processes.*{launcher}.*compare --jobs"):
-        check_single_process()
-    monkeypatch.setenv(variable, "1")
-    check_single_process()
+def test_a_command_of_one_process_refuses_several(monkeypatch):
+    check_single_process("report")
+    for variable in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
+        with monkeypatch.context() as several:
+            several.setenv(variable, "8")
+            with pytest.raises(ConfigError, match=r"one of 8 processes, but advantageflow report is one.*--jobs"):
+                check_single_process("report")
+
+
+def test_what_launchers_say():
+    assert place({}) == place({"WORLD_SIZE": "1", "SLURM_PROCID": "3"}) == Place(0, 1, 0)
+    assert place({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}) == Place(5, 8, 1)  # torchrun, accelerate
+    slurm = {"SLURM_PROCID": "9", "SLURM_STEP_NUM_TASKS": "16", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "4040007"}
+    slurm["SLURM_STEP_NODELIST"] = "gpu[07-08],login1"
+    assert place(slurm) == Place(9, 16, 1)
+    expected = {"RANK": "9", "WORLD_SIZE": "16", "MASTER_ADDR": "gpu07", "MASTER_PORT": "20007"}
+    assert meeting_point(slurm) == expected
+    assert meeting_point({**slurm, "MASTER_ADDR": "head", "MASTER_PORT": "29500"})["MASTER_ADDR"] == "head"
+    assert [first_host(nodes) for nodes in ("a", "a,b", "n[3,5]", "n-x[001-128]", "")] == ["a", "a", "n3", "n-x001", ""]
+    with pytest.raises(ConfigError, match="one of 4 processes, but MASTER_ADDR"):
+        meeting_point({"RANK": "1", "WORLD_SIZE": "4"})
+    with pytest.raises(ConfigError, match=r"one of 4 processes.*mpiexec.*start them with --processes, torchrun"):
+        place({"PMI_SIZE": "4"})

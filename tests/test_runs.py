@@ -97,7 +97,7 @@ def test_the_adapter_is_there_from_the_first_evaluation_on(tmp_path, model, tiny
     def watched(images, prompts):
         file = tmp_path / "run" / "lora" / LORA
         seen.append((trainer.iteration, file.exists()))
-        trainer.stopping = trainer.iteration == 3
+        trainer.world.stopping = trainer.iteration == 3
         return brightness(images, prompts)
 
     trainer.scorer.rewards = {"scenes_graded": watched}
@@ -181,7 +181,7 @@ def test_the_first_signal_stops_after_the_iteration_and_the_second_at_once(name)
         with stopping(lambda: told.append("stop"), told.append):
             os.kill(os.getpid(), number)
             time.sleep(0.01)
-            assert told == ["stop", f"{name}: stopping after this iteration; once more (Ctrl-C) stops at once"]
+            assert told == ["stop", f"{name}: saving after this batch, then stopping; once more (Ctrl-C) stops at once"]
             os.kill(os.getpid(), number)
             time.sleep(5)
 
@@ -293,7 +293,7 @@ def test_the_gradient_scale_of_half_precision_goes_on_exactly(tmp_path, tiny_pip
     one = first.iterate
 
     def stop_after_two():
-        first.stopping = first.iteration == 1
+        first.world.stopping = first.iteration == 1
         return one()
 
     first.iterate = stop_after_two

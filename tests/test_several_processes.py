@@ -54,13 +54,12 @@ def exchanged(world):
     values = world.exchange({place: torch.full((2,), float(item)) for place, item in world.deal([*range(10, 17)])})
     sums = [torch.full((3,), float(world.rank + 1), dtype=torch.float64), torch.ones(2, 2, dtype=torch.float64)]
     world.sum(sums)
-    return [value[0].item() for value in values], sums[0].tolist(), sums[1].sum().item(), world.any(world.rank == 1)
+    return [value[0].item() for value in values], sums[0].tolist(), sums[1].sum().item()
 
 
 def test_a_world_of_one_needs_no_other():
     world = World()
     assert world.exchange(dict(world.deal("abc"))) == ["a", "b", "c"]
-    assert not world.any(False)
 
 
 def learned(world, folder, objective, rank):
@@ -80,7 +79,7 @@ def learned(world, folder, objective, rank):
     groups = torch.arange(PROMPTS).repeat_interleave(IMAGES)
     rewards = torch.rand(len(prompts), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     with policy.acting_as("rollout") as transformer:
-        (rollout,) = sample_batches(
+        ((_, rollout),) = sample_batches(
             model, transformer, prompts, stream=Stream.ROLLOUT, address=(0, 0), num_inference_steps=4,
             solver=config.rollout.solver, plan=method.plan(0, 4, config.rollout.noise_level, None),
         )  # fmt: skip
@@ -103,9 +102,8 @@ def test_the_number_of_processes_changes_no_bit(tiny_pipeline_folder):
     alone, _ = worked(World(), tiny_pipeline_folder)
     assert all(metrics["loss"] is not None for _, metrics in alone)
     for size in (2, 3):
-        for found, (values, first, second, one) in in_processes(size, worked, tiny_pipeline_folder):
+        for found, (values, first, second) in in_processes(size, worked, tiny_pipeline_folder):
             assert found == alone
             assert values == [10.0, 11.0, 12.0, 13.0, 14.0, 15.0, 16.0]  # every process learns every number
             assert first == [size * (size + 1) / 2] * 3
             assert second == 4 * size
-            assert one

@@ -100,9 +100,9 @@ def test_brackets_in_names_are_no_markup(capsys):
     assert "Plan of [/b]" in capsys.readouterr().out
 
 
-def test_several_processes_are_refused_by_every_command(monkeypatch, capsys):
+def test_several_processes_are_refused_by_commands_of_one(monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "4")
-    monkeypatch.setattr(sys, "argv", ["advantageflow", "evaluate", "scenes"])
+    monkeypatch.setattr(sys, "argv", ["advantageflow", "report", "runs/x"])
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 2
@@ -180,7 +180,7 @@ def test_sampling_and_learning_put_no_float64_on_the_device(name, monkeypatch):
     rewards, groups = torch.tensor([0.1, 0.5, 0.2, 0.9], dtype=torch.float64), torch.zeros(4, dtype=torch.long)
     with NoFloat64():
         plan = method.plan(0, 4, config.rollout.noise_level, None)
-        (rollout,) = sample_batches(
+        ((_, rollout),) = sample_batches(
             model, None, prompts, stream=Stream.ROLLOUT, address=(0, 0), num_inference_steps=4,
             solver=config.rollout.solver, plan=plan,
         )  # fmt: skip

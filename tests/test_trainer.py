@@ -224,12 +224,12 @@ def test_stopping_leaves_a_checkpoint(tmp_path, tiny_pipeline_folder):
     trainer = make_trainer(config, tmp_path / "run", tiny_pipeline_folder)
 
     def stop(images, prompts):
-        trainer.stopping = True
+        trainer.world.stopping = True
         return brightness(images, prompts)
 
     trainer.scorer.rewards = {"scenes_graded": stop}
     assert trainer.run() is None
-    assert trainer.directory.latest_record()["iteration"] == 1
+    assert trainer.directory.latest_record()["iteration"] == 0  # the first was not whole
 
 
 def test_a_collapse_of_variety_is_told_once_also_after_a_resume(tmp_path, tiny_pipeline_folder):
@@ -255,7 +255,7 @@ def test_a_collapse_of_variety_is_told_once_also_after_a_resume(tmp_path, tiny_p
     one = first.iterate
 
     def stop_after_two():
-        first.stopping = first.iteration == 1
+        first.world.stopping = first.iteration == 1
         return one()
 
     first.iterate = stop_after_two

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from rich.console import Console
 
 from advantageflow.custom_code import refusable
 from advantageflow.errors import ConfigError, cut, shown
+from advantageflow.run.progress import console as speaking
 from advantageflow.run.progress import say
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def train(
         NonFiniteError: a loss, gradient, weight or step is not sound; the last checkpoint is.
         KeyboardInterrupt: a signal came; the run can be continued with `resume`.
     """
-    console = Console(quiet=quiet)
+    console = speaking(quiet)
     name, typed = recipe_and_changes(recipe, changes)
     folder = Path(resume or output or Path("runs") / f"{Path(name).stem}-{time.strftime('%Y%m%d-%H%M%S')}")
     what = "going on with" if resume else f"{Path(name).stem},"
@@ -151,7 +151,7 @@ def evaluate(
 
     folder, chosen = Path(output) if output is not None else None, _options(options, EVALUATING)
     chosen["preset"] = preset_named(chosen.get("preset", ""))
-    return side_by_side.evaluate(models, Console(quiet=quiet), run=_folder(run), output=folder, **chosen)
+    return side_by_side.evaluate(models, speaking(quiet), run=_folder(run), output=folder, **chosen)
 
 
 @refusable
@@ -179,7 +179,7 @@ def sample(
     """
     from advantageflow.studies import side_by_side
 
-    models, console = [model] if isinstance(model, str) else list(model), Console(quiet=quiet)
+    models, console = [model] if isinstance(model, str) else list(model), speaking(quiet)
     return side_by_side.sample(
         prompts, models, console, run=_folder(run), output=Path(output), **_options(options, SAMPLING)
     )

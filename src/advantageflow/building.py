@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
 
 from advantageflow.config import Config
 from advantageflow.devices import choose_device
-from advantageflow.environment import environment
+from advantageflow.environment import environment, versions
 from advantageflow.errors import ConfigError
 from advantageflow.evaluated import described
+from advantageflow.fingerprint import of_value
 from advantageflow.models import check_family, check_model_path, load_and_say, picture_size
 from advantageflow.pairs import Pair, describe, load_pairs, trained
 from advantageflow.places import check_links
@@ -23,13 +26,15 @@ from advantageflow.prompts import PromptSet, describe_sets, load_prompt_sets, sh
 from advantageflow.rewards import Reward, check_gradients, check_reward, load_reward
 from advantageflow.rewards.gradients import try_gradients
 from advantageflow.rewards.trial import try_rewards
-from advantageflow.run.changes import changed, check_inputs, finished
+from advantageflow.run.bystander import Bystander
+from advantageflow.run.changes import changed, check_inputs, finished, flat
 from advantageflow.run.directory import RunDirectory
 from advantageflow.run.folder_lock import locked
 from advantageflow.run.interrupts import Stopped, stopping
 from advantageflow.run.progress import Display, say
 from advantageflow.run.provenance import of_inputs, of_model
 from advantageflow.run.summary import print_summary
+from advantageflow.world import World, joined
 
 if TYPE_CHECKING:
     from advantageflow.models.base import FlowModel
@@ -64,10 +69,14 @@ def train_new(config: Config, folder: Path, console: Console, given: Mapping[str
         NonFiniteError: see `Trainer.run`.
         Stopped: by a signal.
     """
-    RunDirectory.check_new(folder)
-    inputs = load_inputs(config, console, given)
-    with locked(folder):
-        _train(build(config, RunDirectory.create(folder, config), inputs, console), console)
+    with joined() as world:
+        world = world.patient(_patience(config))
+        world.check_same({"settings": of_value(flat(config))})
+        world.share(partial(RunDirectory.check_new, folder))
+        inputs = load_inputs(config, console, given)
+        with locked(folder) if world.rank == 0 else nullcontext():
+            directory = RunDirectory.create(folder, config) if world.rank == 0 else Bystander(folder)
+            _train(build(config, directory, inputs, console, world=world), console)
 
 
 def train_on(
@@ -88,16 +97,17 @@ def train_on(
     Raises:
         ConfigError, NonFiniteError, Stopped: see `train_new`.
     """
-    RunDirectory.check_run(folder)
-    check_links(folder)
     overrides = list(changes)
-    with locked(folder):
-        directory, config = RunDirectory.open(folder)
-        config, summary = changed(config, overrides), directory.summary()
-        if not finished(config, summary):
-            inputs = load_inputs(config, console, given)
-            _train(build(config, directory, inputs, console, accept_changes=accept_changes), console)
-            return
+    with joined() as world:
+        world.share(partial(_check_run, folder))
+        with locked(folder) if world.rank == 0 else nullcontext():
+            directory, config, summary = _open(folder, overrides, world)
+            if not finished(config, summary):
+                world = world.patient(_patience(config))
+                inputs = load_inputs(config, console, given)
+                trainer = build(config, directory, inputs, console, accept_changes=accept_changes, world=world)
+                _train(trainer, console)
+                return
     done = summary["iterations"] if summary else 0
     text = (
         f"{folder} is finished, after {done} iterations; to go on: advantageflow train --resume {folder} "
@@ -106,6 +116,27 @@ def train_on(
     if overrides:
         raise ConfigError(text)
     say(console, text)
+
+
+def _check_run(folder: Path) -> None:
+    RunDirectory.check_run(folder)
+    check_links(folder)
+
+
+def _open(folder: Path, overrides: list[str], world: World) -> tuple[RunDirectory, Config, dict[str, Any] | None]:
+    """The run in a folder, which the first process reads for all: its settings with changes, and its summary."""
+
+    def read() -> tuple[Config, dict[str, Any] | None]:
+        directory, config = RunDirectory.open(folder)
+        return changed(config, overrides), directory.summary()
+
+    config, summary = world.share(read)
+    return RunDirectory(folder) if world.rank == 0 else Bystander(folder), config, summary
+
+
+def _patience(config: Config) -> timedelta:
+    """How long a process waits for the others, one of which may wait for a reward."""
+    return timedelta(seconds=2 * config.scoring.timeout * config.scoring.attempts)
 
 
 def load_inputs(config: Config, console: Console, given: Mapping[str, Reward] | None = None) -> Inputs:
@@ -185,6 +216,7 @@ def build(
     *,
     accept_changes: bool = False,
     model: FlowModel | None = None,
+    world: World | None = None,
 ) -> Trainer:
     """The trainer of a run, which has its model, and goes on from the run's last checkpoint.
 
@@ -192,9 +224,11 @@ def build(
         directory: the run's own, which is locked.
         accept_changes: see `train_on`.
         model: one that is loaded; by default that of the settings is.
+        world: the processes that share the run; by default there is no other.
 
     Raises:
-        ConfigError: the model cannot be loaded, or inputs have changed since the run was begun.
+        ConfigError: the model cannot be loaded, inputs have changed since the run was begun, or are others in another
+            process.
     """
     from advantageflow.trainer import Trainer  # takes seconds, and much can be wrong before
 
@@ -209,6 +243,9 @@ def build(
         torch.set_num_threads(config.run.threads)
     if model is None:
         model = load_and_say(config.model, partial(say, console))
+    inputs_now = {**fingerprints, **of_model(model.pipeline.components)}
+    if world is not None:
+        world.check_same({**versions(), **inputs_now})
     trainer = Trainer(
         config,
         directory,
@@ -221,9 +258,10 @@ def build(
         display=Display(console, config),
         provenance={
             "environment": environment(),
-            "inputs": {**fingerprints, **of_model(model.pipeline.components)},
+            "inputs": inputs_now,
         },
         accept_changes=accept_changes,
+        world=world,
     )
     say(console, f"on {model.device}, {config.model.dtype}: {trainer.policy}")
     return trainer
@@ -233,7 +271,7 @@ def _train(trainer: Trainer, console: Console) -> None:
     """To the summary, which is said; or to a signal, after which the run can be continued."""
 
     def stop() -> None:
-        trainer.stopping = True
+        trainer.world.stopping = True
 
     folder = trainer.directory.path
     with trainer.display:
@@ -241,7 +279,8 @@ def _train(trainer: Trainer, console: Console) -> None:
             with stopping(stop, trainer.display.say):
                 summary = trainer.run()
         except KeyboardInterrupt:
-            raise Stopped(folder, at_once=True) from None
+            raise Stopped(folder) from None
     if summary is None:
         raise Stopped(folder)
-    print_summary(console, trainer.directory, summary)
+    if trainer.directory.writes:
+        print_summary(console, trainer.directory, summary)

@@ -188,6 +188,10 @@ class EvaluationSettings(Section):
         24, description="of which pictures are kept through training: so many held-out prompts, or a list of your own"
     )
 
+    def is_due(self, iteration: int) -> bool:
+        """Whether the policy is evaluated after so many iterations, in the middle of a run."""
+        return self.every > 0 and iteration % self.every == 0
+
     @property
     def number_shown(self) -> int:
         """How many pictures are kept of each moment."""

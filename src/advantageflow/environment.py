@@ -21,23 +21,26 @@ PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy")
 
 def environment() -> dict[str, Any]:
     """Plain data: versions, the commit ("+" where files differ from it; None outside a checkout), and the machine."""
-    versions: dict[str, str | None] = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = None
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
-        "advantageflow": __version__,
-        "commit": commit(),
+        **versions(),
         "python": platform.python_version(),
-        **versions,
         "platform": platform.platform(),
         "processor": _processor(),
         "cpus": os.cpu_count(),
         "gpus": devices,
     }
+
+
+def versions() -> dict[str, str | None]:
+    """Of this package, its commit, and those that it computes with; None where there is none."""
+    found: dict[str, str | None] = {"advantageflow": __version__, "commit": commit()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
 
 
 @cache

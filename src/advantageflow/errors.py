@@ -1,4 +1,4 @@
-"""The two ways in which a run is stopped on purpose, values as they are echoed, and which file an error is of."""
+"""The ways in which a run is stopped on purpose, values as they are echoed, and which file an error is of."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ class NonFiniteError(FloatingPointError):
     """A picture, loss, gradient or weight that is NaN, infinite or far too large; what was saved before is unharmed."""
 
     exit_code = 3
+
+
+class LostError(RuntimeError):
+    """Another process of a run has ended, or does not answer: why is for that one to say."""
+
+    exit_code = 4
 
 
 def shown(value: object, most: int = 200) -> str:

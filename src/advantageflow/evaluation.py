@@ -15,6 +15,7 @@ from advantageflow.rewards import Reward
 from advantageflow.rewards.scoring import Scorer
 from advantageflow.rollout import sample_batches
 from advantageflow.seeding import Stream
+from advantageflow.world import World
 
 # Evaluation draws do not depend on the run's seed: runs with different seeds are scored on the same prompts and noise.
 EVALUATION_SEED = 0
@@ -22,7 +23,7 @@ EVALUATION_SEED = 0
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean scores by label and the first label's mean by task, with the images they come from."""
+    """Mean scores by label and the first label's mean by task, with the images they come from, where they are kept."""
 
     scores: dict[str, float]
     tasks: dict[str, float]
@@ -51,6 +52,8 @@ def evaluate(
     attempts: int = 1,
     timeout: float | None = None,
     advance: Callable[[int], None] | None = None,
+    keep_images: bool = True,
+    world: World | None = None,
 ) -> Evaluation:
     """Draw images number `first` to `first + num_images - 1` with the Euler solver; score them by every reward, if any.
 
@@ -58,12 +61,15 @@ def evaluate(
         rewards: label -> function.
         negative_prompt: what guidance leads away from.
         seed: of the order of prompts and the noise.
+        keep_images: whether the images are returned; else there are none.
+        world: the processes that share the work; all get the same. By default there is no other.
     """
+    world = world or World()
     chosen = prompts.draw(first, num_images, seed)
     texts = [prompts.texts[i] for i in chosen]
-    scorer = Scorer(rewards, attempts=attempts, timeout=timeout)
-    images: list[Tensor] = []
-    for batch in sample_batches(
+    scorer = Scorer(rewards, attempts=attempts, timeout=timeout, world=world)
+    images: dict[int, Tensor] = {}
+    for numbers, batch in sample_batches(
         model,
         transformer,
         texts,
@@ -75,13 +81,14 @@ def evaluate(
         negative_prompt=negative_prompt,
         batch_size=batch_size,
         first=first,
+        world=world,
     ):
-        images.append(model.decode(batch.x0).cpu())
-        start = len(images) * batch_size - batch_size
-        part = slice(start, start + batch_size)
-        scorer.submit(images[-1], texts[part], [prompts.metadata[i] for i in chosen[part]])
+        drawn = model.decode(batch.x0).cpu()
+        scorer.submit(drawn, [texts[i] for i in numbers], [prompts.metadata[chosen[i]] for i in numbers], numbers.start)
+        if keep_images:
+            images[numbers.start] = drawn
         if advance:
-            advance(len(batch.x0))
+            advance(len(numbers) * world.size)
     by_image = scorer.results()
     by_task: dict[str, list[float]] = {}
     for values in list(by_image.values())[:1]:
@@ -92,6 +99,6 @@ def evaluate(
         tasks={task: sum(values) / len(values) for task, values in by_task.items()},
         prompts=texts,
         prompt_tasks=[prompts.tasks[i] for i in chosen],
-        images=torch.cat(images),
+        images=torch.cat(world.exchange(images)) if keep_images else torch.empty(0),
         by_image=by_image,
     )

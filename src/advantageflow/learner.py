@@ -31,8 +31,8 @@ class Learner:
 
     Args:
         rewards: name -> function, for methods that learn from a reward's gradient.
-        advance: told the number of cases that were learned from.
-        world: the processes that share the work.
+        advance: told how many cases were learned from, were all processes as far as this one.
+        world: the processes that share the work; by default there is no other.
     """
 
     def __init__(
@@ -43,10 +43,10 @@ class Learner:
         method: Method,
         rewards: Mapping[str, Reward],
         advance: Callable[[int], None],
-        world: World = World(),  # noqa: B008 - it cannot be changed
+        world: World | None = None,
     ) -> None:
         self.config, self.model, self.policy, self.method = config, model, policy, method
-        self.rewards, self.advance, self.world = rewards, advance, world
+        self.rewards, self.advance, self.world = rewards, advance, world or World()
         self.optimizer = build_optimizer(config.learn, policy.parameters)
         # half-precision gradients are too small for float16 unless scaled up
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=model.dtype == torch.float16)
@@ -61,7 +61,11 @@ class Learner:
 
         Raises:
             NonFiniteError: a loss, a gradient or a step is not sound, or too many steps in a row were spikes.
+            AskedToStopError: a process was asked to stop, before one of the steps.
         """
+        if self.world.size > 1:
+            weights = torch.stack(torch._foreach_norm(self.policy.parameters))
+            self.world.check_same({"weights of norms": weights.tolist()})
         learn, family = self.config.learn, self._family(scored)
         found: list[Terms] = []
         norms: list[float] = []
@@ -94,8 +98,11 @@ class Learner:
     def probe(self, scored: Scored) -> dict[str, float | None]:
         """Norms of the gradients that cases of either sign of the advantage contribute, by one draw of each image.
 
-        Nothing is learned from it.
+        Nothing is learned from it. It is done every `run.probe_every` iterations; in between they are None.
         """
+        every = self.config.run.probe_every
+        if not every or scored.address[-1] % every:
+            return {f"grad_norm/{name}_advantage": None for name in SIGNS}
         family = self._family(scored)
         cases = family.cases([*range(len(scored.prompts))])
         cases = cases[: max(len(cases) // self.config.learn.t_draws, 1)]
@@ -155,7 +162,7 @@ class Learner:
                     parameter.grad = None
             mine[place] = terms.detached()
             if sign is None:
-                self.advance(len(batch))
+                self.advance(len(batch) * self.world.size)
         self.world.sum(sums)
         touched = set().union(*self.world.exchange({self.world.rank: touched}))
         for index, (parameter, gradient) in enumerate(zip(parameters, sums, strict=True)):

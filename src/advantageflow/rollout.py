@@ -15,6 +15,7 @@ from advantageflow.seeding import Stream, noise
 from advantageflow.solvers import ODE_SOLVERS
 from advantageflow.walk_plan import Plan
 from advantageflow.walks import Edges, walk
+from advantageflow.world import World
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,10 @@ class Rollout:
 
     x0: Tensor
     edges: Edges | None = None
+
+    def to(self, device: torch.device | str) -> Rollout:
+        """The same on another device."""
+        return Rollout(self.x0.to(device), self.edges.to(device) if self.edges is not None else None)
 
     @staticmethod
     def join(batches: Sequence[Rollout]) -> Rollout:
@@ -46,8 +51,9 @@ def sample_batches(
     negative_prompt: str = "",
     batch_size: int = 64,
     first: int = 0,
-) -> Iterator[Rollout]:
-    """Draw one sample per prompt, a batch at a time.
+    world: World | None = None,
+) -> Iterator[tuple[range, Rollout]]:
+    """Draw one sample per prompt, a batch at a time: the numbers of its prompts, and their samples.
 
     Sample i starts from noise that is addressed by (stream, *address, first + i); the batch size does not change it.
     Of a plan with splits the samples of one tree, which start from one noise, are never in two batches, and their
@@ -56,6 +62,7 @@ def sample_batches(
     Args:
         solver: of the ODE, or with a plan the kind of its steps with noise.
         plan: noise, splits and what is recorded; None for the solver alone.
+        world: the processes that share the work, of which this one draws its batches; by default there is no other.
 
     Raises:
         ConfigError: the solver is for rectified flows, and the model's path is another.
@@ -65,8 +72,9 @@ def sample_batches(
     empty = model.encode([negative_prompt]) if guidance_scale != 1.0 else None
     leaves = plan.leaves if plan else 1
     roots, size = prompts[::leaves], max(batch_size // leaves, 1)
-    for start in range(0, len(roots), size):
+    for _, start in (world or World()).deal(range(0, len(roots), size)):
         chosen, encoded = roots[start : start + size], dict[int, Conditioning]()
+        numbers = range(start * leaves, (start + len(chosen)) * leaves)
 
         def velocity(
             x_t: Tensor, t: Tensor, chosen: list[str] = chosen, encoded: dict[int, Conditioning] = encoded
@@ -81,15 +89,15 @@ def sample_batches(
         def fresh(draw: int, nodes: int, count: int = len(chosen), start: int = start) -> Tensor:
             """Noise of all nodes, addressed by their number among all nodes of the same step."""
             begin = (first // leaves + start) * (nodes // count)
-            numbers = list(range(begin, begin + nodes))
-            return noise(model.latent_shape, stream, (*address, draw), numbers).to(model.device)
+            return noise(model.latent_shape, stream, (*address, draw), [*range(begin, begin + nodes)]).to(model.device)
 
         with torch.no_grad():
             x = fresh(0, len(chosen))
             if plan is None:
-                yield Rollout(ODE_SOLVERS[solver](velocity, x, sigmas))
+                yield numbers, Rollout(ODE_SOLVERS[solver](velocity, x, sigmas))
             else:
-                yield Rollout(*walk(velocity, x, sigmas, plan, solver, lambda step, nodes: fresh(1 + step, nodes)))
+                drawn = walk(velocity, x, sigmas, plan, solver, lambda step, nodes: fresh(1 + step, nodes))
+                yield numbers, Rollout(*drawn)
 
 
 def _check_path(model: FlowModel, solver: str, plan: Plan | None) -> None:

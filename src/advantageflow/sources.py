@@ -18,6 +18,7 @@ from advantageflow.prompts import PromptSet
 from advantageflow.rewards.scoring import Scorer
 from advantageflow.rollout import Rollout, sample_batches
 from advantageflow.seeding import Stream
+from advantageflow.world import World
 
 GIVEN = "given"  # the name of scores that pairs bring
 
@@ -56,9 +57,10 @@ class PolicySource:
         prompts: PromptSet,
         scorer: Scorer,
         advance: Callable[[int], None],
+        world: World,
     ) -> None:
         self.config, self.model, self.policy, self.method = config, model, policy, method
-        self.prompts, self.scorer, self.advance = prompts, scorer, advance
+        self.prompts, self.scorer, self.advance, self.world = prompts, scorer, advance, world
         self.weights: Mapping[str, float] = config.reward_weights
 
     def draw(self, iteration: int) -> tuple[list[str], Rollout]:
@@ -66,10 +68,9 @@ class PolicySource:
         count = settings.prompts_per_iteration
         chosen = self.prompts.draw(iteration * count, count, self.config.seed)
         prompts = [self.prompts.texts[i] for i in chosen for _ in range(settings.images_per_prompt)]
-        batches: list[Rollout] = []
-        start = 0
+        mine: dict[int, Rollout] = {}
         with self.policy.acting_as("rollout") as transformer:
-            for batch in sample_batches(
+            for numbers, batch in sample_batches(
                 self.model,
                 transformer,
                 prompts,
@@ -80,13 +81,14 @@ class PolicySource:
                 plan=self.config.walk_plan(iteration),
                 guidance_scale=settings.guidance_scale,
                 batch_size=settings.batch_size,
+                world=self.world,
             ):
-                batches.append(batch)
-                drawn = prompts[start : start + len(batch.x0)]
-                start += len(drawn)
-                self.scorer.submit(self.model.decode(batch.x0).cpu(), drawn, [metadata[prompt] for prompt in drawn])
-                self.advance(len(drawn))
-        return prompts, Rollout.join(batches)
+                mine[numbers.start] = batch if self.world.size == 1 else batch.to("cpu")
+                drawn = [prompts[i] for i in numbers]
+                images = self.model.decode(batch.x0).cpu()
+                self.scorer.submit(images, drawn, [metadata[prompt] for prompt in drawn], numbers.start)
+                self.advance(len(drawn) * self.world.size)
+        return prompts, Rollout.join(self.world.exchange(mine)).to(self.model.device)
 
     def scores(self) -> dict[str, Tensor]:
         return self.scorer.results()
@@ -104,8 +106,10 @@ class PairSource:
         advance: told the number of images that were read.
     """
 
-    def __init__(self, config: Config, model: FlowModel, pairs: Sequence[Pair], advance: Callable[[int], None]) -> None:
-        self.config, self.model, self.pairs, self.advance = config, model, pairs, advance
+    def __init__(
+        self, config: Config, model: FlowModel, pairs: Sequence[Pair], advance: Callable[[int], None], world: World
+    ) -> None:
+        self.config, self.model, self.pairs, self.advance, self.world = config, model, pairs, advance, world
         self.weights: Mapping[str, float] = {GIVEN: 1.0}
         self._order = PromptSet(tuple(pair.prompt for pair in pairs), ("all",) * len(pairs))
         self._drawn: list[Pair] = []
@@ -115,14 +119,15 @@ class PairSource:
         count = settings.prompts_per_iteration
         self._drawn = [self.pairs[i] for i in self._order.draw(iteration * count, count, self.config.seed)]
         files = [(path, pair.origin) for pair in self._drawn for path in pair.pictures]
-        latents = []
-        for start in range(0, len(files), settings.batch_size):
+        mine: dict[int, Tensor] = {}
+        for _, start in self.world.deal(range(0, len(files), settings.batch_size)):
             batch = files[start : start + settings.batch_size]
             pixels = np.stack([read_picture(path, self.model.picture_size, origin) for path, origin in batch])
             images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
-            latents.append(self.model.encode_images(images))
-            self.advance(len(batch))
-        return [pair.prompt for pair in self._drawn for _ in pair.pictures], Rollout(torch.cat(latents))
+            mine[start] = self.model.encode_images(images).cpu()
+            self.advance(len(batch) * self.world.size)
+        latents = torch.cat(self.world.exchange(mine)).to(self.model.device)
+        return [pair.prompt for pair in self._drawn for _ in pair.pictures], Rollout(latents)
 
     def scores(self) -> dict[str, Tensor]:
         values = [score for pair in self._drawn for score in pair.scores]

@@ -24,7 +24,7 @@ from advantageflow.config import Config, ConfigError
 from advantageflow.decay import decay_of
 from advantageflow.environment import peak_memory
 from advantageflow.evaluation import Evaluation
-from advantageflow.learner import SIGNS, Learner
+from advantageflow.learner import Learner
 from advantageflow.learning import Scored
 from advantageflow.models.base import FlowModel
 from advantageflow.objectives.base import Method
@@ -34,14 +34,16 @@ from advantageflow.prompts import PromptSet
 from advantageflow.rewards import Reward
 from advantageflow.rewards.scoring import Scorer
 from advantageflow.run.directory import RunDirectory
-from advantageflow.run.grids import before_and_after, labelled_grid
 from advantageflow.run.held_out import HeldOut
-from advantageflow.run.keeper import Keeper
+from advantageflow.run.keeper import Copy, Keeper
 from advantageflow.run.metrics import MetricsWriter, reward_metrics
 from advantageflow.run.progress import Display
 from advantageflow.run.watch import Watch, constant_rewards_advice
 from advantageflow.seeding import Stream, address_seed
 from advantageflow.sources import PairSource, PolicySource, Source
+from advantageflow.world import AskedToStopError, World
+
+TRAINING = ("sampling", "scoring", "learning")  # stages of an iteration, evaluation aside
 
 
 class Trainer:
@@ -54,6 +56,7 @@ class Trainer:
         display: shows progress.
         provenance: see `Keeper`.
         accept_changes: see `Keeper`.
+        world: the processes that share the run; by default there is no other.
     """
 
     def __init__(
@@ -70,9 +73,11 @@ class Trainer:
         pairs: Sequence[Pair] | None = None,
         provenance: Mapping[str, Mapping[str, Any]] | None = None,
         accept_changes: bool = False,
+        world: World | None = None,
     ) -> None:
         self.config, self.directory, self.model, self.display = config, directory, model, display
-        self.held_out = HeldOut(config, directory, model, held_out_prompts, evaluated, display)
+        self.world, advance = world or World(), display.advance
+        self.held_out = HeldOut(config, directory, model, held_out_prompts, evaluated, display, advance, self.world)
         self.method: Method = config.objective
         settings, seed = config.policy, address_seed(Stream.POLICY, config.seed)
         with torch.random.fork_rng():
@@ -88,31 +93,46 @@ class Trainer:
             critic=critic.to(model.device) if critic is not None else None,
         )
         self.decays = {"rollout": decay_of(settings.rollout_decay, settings.rollout_every), **self.method.slow}
-        self.learner = Learner(config, model, self.policy, self.method, rewards, display.advance)
-        self.scorer = Scorer(rewards, attempts=config.scoring.attempts, timeout=config.scoring.timeout)
+        self.learner = Learner(config, model, self.policy, self.method, rewards, advance, self.world)
+        limits = config.scoring
+        self.scorer = Scorer(rewards, attempts=limits.attempts, timeout=limits.timeout, world=self.world)
         self.source: Source = (
-            PolicySource(config, model, self.policy, self.method, train_prompts, self.scorer, display.advance)
+            PolicySource(config, model, self.policy, self.method, train_prompts, self.scorer, advance, self.world)
             if pairs is None
-            else PairSource(config, model, pairs, display.advance)
+            else PairSource(config, model, pairs, advance, self.world)
         )
         self.iteration = 0
         self.before: dict[str, Any] | None = None
         self.evaluation: dict[str, Any] | None = None  # of the weights as they are now
         self.watch = Watch(config)
-        weights = (self.policy, self.learner.optimizer, self.learner.scaler)
-        self.keeper = Keeper(config, directory, model, *weights, display.warn, provenance or {}, accept_changes)
-        self.seconds = {"sampling": 0.0, "scoring": 0.0, "learning": 0.0, "evaluating": 0.0}
-        self.stopping = False
+        state = (model, self.policy, self.learner.optimizer, self.learner.scaler)
+        self.keeper = Keeper(config, directory, *state, display.warn, provenance or {}, accept_changes, self.world)
+        self.seconds = dict.fromkeys((*TRAINING, "evaluating"), 0.0)
+        self._begun: tuple[dict[str, Any], Copy | None] | None = None
 
     def run(self) -> dict[str, Any] | None:
-        """Train to the last iteration and write the summary; None if `stopping` was set before.
+        """Train to the last iteration and write the summary; None if the world was asked to stop before.
+
+        An iteration that was stopped is undone: what is saved is the run after the last whole one.
 
         Raises:
             NonFiniteError: a loss, gradient, weight or step is not sound, or too many steps were spikes; the last
                 checkpoint is sound.
             ConfigError: rewards were constant for `run.constant_rewards_stop` iterations; a checkpoint was saved.
+            LostError: another process of the run has ended.
         """
-        self._resume()
+        try:
+            self._resume()
+            return self._run()
+        except AskedToStopError:
+            self._undo()
+            if self.before is not None and self.keeper.saved != self.iteration:
+                self._save()
+            self.directory.export(self.iteration)
+            self.world.share(lambda: None)  # no process ends before the first has saved
+            return None
+
+    def _run(self) -> dict[str, Any]:
         writer = MetricsWriter(self.directory)
         if not self.done:
             self.directory.unfinish()
@@ -121,17 +141,18 @@ class Trainer:
             if self.iteration == 0:
                 self._draw_samples("reference")
             self._save()
-        while not self.done and not self.stopping:
+        while not self.done:
+            self._begin()
             row = self.iterate()
-            every = self.config.evaluation.every
-            if every and self.iteration % every == 0 and not self.done:
+            if self.config.evaluation.is_due(self.iteration) and not self.done:
                 row |= self._evaluate_policy()
+            self._begun = None
             writer.write(row)
             self.watch.see(row)
             self.display.iteration_done(row)
             if self.iteration % self.config.run.samples_every == 0:
                 self._draw_samples()
-            last = self.stopping or self.done or self.watch.stops
+            last = self.done or self.watch.stops
             if last or self.evaluation or self.keeper.is_time(self.iteration):
                 self._save()
             if last or self.evaluation:
@@ -142,7 +163,7 @@ class Trainer:
                 self.display.warn(warning)
             if self.watch.stops:
                 raise ConfigError(f"{constant_rewards_advice(self.watch.constant)}; then continue the run")
-        return self._finish() if self.done else None
+        return self._finish()
 
     @property
     def done(self) -> bool:
@@ -152,9 +173,8 @@ class Trainer:
 
     def iterate(self) -> dict[str, Any]:
         """One iteration of Algorithm 1; returns its metrics."""
-        config, seconds = self.config, dict(self.seconds)
-        count, group_size = config.rollout.prompts_per_iteration, config.rollout.images_per_prompt
-        groups = torch.arange(count).repeat_interleave(group_size)
+        config, seconds, settings = self.config, dict(self.seconds), self.config.rollout
+        groups = torch.arange(settings.prompts_per_iteration).repeat_interleave(settings.images_per_prompt)
         with self._timed("sampling", len(groups)):
             prompts, rollout = self.source.draw(self.iteration)
         with self._timed("scoring", len(groups)):
@@ -164,7 +184,7 @@ class Trainer:
         advantages = self.method.credit(rewards, groups, rollout.edges, config.advantage.model_dump())
         scored = Scored(prompts, rollout, rewards, groups, advantages, (config.seed, self.iteration))
         with self._timed("learning", len(prompts) * config.learn.t_draws):
-            probed = self._probe(scored)
+            probed = self.learner.probe(scored)
             learned = self.learner.learn(scored)
         stepped = learned["spiked_steps"] != config.learn.optimizer_steps
         for role, decay in self.decays.items():
@@ -173,6 +193,7 @@ class Trainer:
                 self.policy.update(role, decay(self.learner.optimizer_step))
 
         self.evaluation = None
+        self.seconds = self.world.share(lambda: self.seconds)  # all go by the first one's clock
         row = {
             "iteration": self.iteration,
             **reward_metrics(rewards, scores),
@@ -181,26 +202,29 @@ class Trainer:
             "diversity": self.source.diversity(rollout),
             **learned,
             **probed,
-            **{
-                f"seconds/{stage}": self.seconds[stage] - seconds[stage]
-                for stage in ("sampling", "scoring", "learning")
-            },
+            **{f"seconds/{stage}": self.seconds[stage] - seconds[stage] for stage in TRAINING},
             "seconds/training": self._training_seconds(),
         }
         self.iteration += 1
         return row
 
-    def _probe(self, scored: Scored) -> dict[str, float | None]:
-        """Gradient norms by the advantage's sign, every so many iterations; in between there are none."""
-        every = self.config.run.probe_every
-        if every and self.iteration % every == 0:
-            return self.learner.probe(scored)
-        return {f"grad_norm/{sign}_advantage": None for sign in SIGNS}
+    def _begin(self) -> None:
+        """Remember the run before an iteration; its weights, where one can be stopped after an optimizer step."""
+        torn = self.config.learn.optimizer_steps > 1 or self.config.evaluation.is_due(self.iteration + 1)
+        self._begun = self._record(), self.keeper.copy() if torn else None
+
+    def _undo(self) -> None:
+        """Be again as before an iteration that was stopped."""
+        if self._begun is None:
+            return
+        (record, weights), self._begun = self._begun, None
+        self._restore(record)
+        if weights is not None:
+            self.keeper.put_back(weights)
 
     def _evaluate(self, role: Role, shown: bool = False) -> Evaluation:
         """Of the held-out prompts, or of those whose pictures are shown."""
-        settings = self.config.evaluation
-        count = settings.number_shown if shown else settings.num_images
+        count = self.config.evaluation.number_shown if shown else self.config.evaluation.num_images
         with self._timed("evaluating", count), self.policy.acting_as(role) as transformer:
             return self.held_out.evaluate(transformer, shown)
 
@@ -212,14 +236,13 @@ class Trainer:
 
     def _draw_samples(self, role: Role = "average") -> Evaluation:
         drawn = self._evaluate(role, shown=True)
-        labelled_grid(drawn).save(self.directory.samples / f"{self.iteration:06d}.png")
         self.directory.write_samples(self.iteration, drawn)
         return drawn
 
     def _finish(self) -> dict[str, Any]:
         found = self._evaluate_policy()
         first, last = self._evaluate("reference", shown=True), self._draw_samples()
-        before_and_after(first, last).save(self.directory.samples / "before_after.png")
+        self.directory.write_before_after(first, last)
         self._save()
         self.directory.export(self.iteration)
         summary = {
@@ -235,7 +258,7 @@ class Trainer:
         return summary
 
     def _training_seconds(self) -> float:
-        return self.seconds["sampling"] + self.seconds["scoring"] + self.seconds["learning"]
+        return sum(self.seconds[stage] for stage in TRAINING)
 
     @contextmanager
     def _timed(self, stage: str, total: int) -> Iterator[None]:
@@ -246,24 +269,32 @@ class Trainer:
         self.seconds[stage] += took
         self.display.stage_done(stage, total, took)
 
-    def _save(self) -> None:
-        record = {
+    def _record(self) -> dict[str, Any]:
+        return {
             "iteration": self.iteration,
             "optimizer_step": self.learner.optimizer_step,
             "spikes": self.learner.spikes.state(),
             "before": self.before,
             "evaluation": self.evaluation,
-            "seconds": self.seconds,
+            "seconds": dict(self.seconds),
         }
-        self.keeper.save(record, self.watch.collapse)
+
+    def _restore(self, record: Mapping[str, Any]) -> None:
+        self.iteration, self.learner.optimizer_step = record["iteration"], record["optimizer_step"]
+        self.before, self.evaluation = record["before"], record.get("evaluation")
+        self.seconds = record["seconds"]
+        self.learner.spikes.load(record.get("spikes", {}))
+
+    def _save(self) -> None:
+        self.keeper.save(self._record(), self.watch.collapse)
 
     def _resume(self) -> None:
         record = self.keeper.resume()
         if record is not None:
-            self.iteration, self.learner.optimizer_step = record["iteration"], record["optimizer_step"]
-            self.learner.spikes.load(record.get("spikes", {}))
-            self.before, self.evaluation = record["before"], record.get("evaluation")
-            self.seconds = record["seconds"]
+            self._restore(record)
             self.display.resumed(self.iteration)
         self.directory.keep_metrics(self.iteration)
-        self.watch.restore(self.directory.metrics())
+        self.watch.restore(self.world.share(self.directory.metrics))
+        drawn = self.iteration % self.config.run.samples_every == 0
+        if record is not None and drawn and not self.world.share(lambda: self.directory.has_samples(self.iteration)):
+            self._draw_samples()  # it was stopped before

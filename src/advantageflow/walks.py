@@ -7,7 +7,7 @@ follow: no other bookkeeping is needed, and a node's number addresses its noise.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -33,6 +33,10 @@ class Edges:
     step: Tensor
     log_prob: Tensor
     leaves: Tensor
+
+    def to(self, device: torch.device | str) -> Edges:
+        """The same with its tensors on another device; steps and leaves, which are looked up, stay on the CPU."""
+        return replace(self, x=self.x.to(device), next_x=self.next_x.to(device), log_prob=self.log_prob.to(device))
 
     @staticmethod
     def join(parts: Sequence[Edges], leaves: Sequence[int]) -> Edges:

@@ -2,76 +2,149 @@
 
 Work is cut by its place in the run and not by process: item j of a list goes to process j mod size, every process
 learns every number, and gradients are summed in float64 and rounded once. So the number of processes changes no bit.
+
+A process that is asked to stop deals itself no further item; at their next exchange all processes stop together.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from advantageflow.errors import ConfigError, LostError, shown
+from advantageflow.ranks import meeting_point, place
+
 T = TypeVar("T")
+PATIENCE = timedelta(minutes=30)  # of a process that waits for the others
 
 
-@dataclass(frozen=True)
+class AskedToStopError(Exception):
+    """A process was asked to stop; raised in all of them, at the same exchange."""
+
+
+@dataclass
 class World:
-    """The processes of a run: this one's number, and how many there are. A world of one needs no other process."""
+    """The processes of a run: this one's number, and how many there are. A world of one needs no other process.
+
+    stopping: this process was asked to stop.
+    group: through which the processes speak; None for PyTorch's default.
+    """
 
     rank: int = 0
     size: int = 1
+    stopping: bool = False
+    group: Any = None
 
     def deal(self, items: Sequence[T]) -> Iterator[tuple[int, T]]:
-        """This process's items, with their places."""
-        for place in range(self.rank, len(items), self.size):
-            yield place, items[place]
+        """This process's items, with their places; no further one after it was asked to stop."""
+        for number in range(self.rank, len(items), self.size):
+            if self.stopping:
+                return
+            yield number, items[number]
 
     def exchange(self, mine: Mapping[int, T]) -> list[T]:
         """The items of all processes, by place; every process calls it and gets the same.
 
         Items are pickled between the run's own processes, so their tensors should be on the CPU.
+
+        Raises:
+            AskedToStopError: one of the processes was asked to stop.
+            LostError: one of them has ended, or does not answer.
         """
-        parts: list[Mapping[int, T]] = [mine]
+        parts: list[tuple[bool, Mapping[int, T]]] = [(self.stopping, mine)]
         if self.size > 1:
-            parts = [{} for _ in range(self.size)]
-            dist.all_gather_object(parts, dict(mine))
-        every = {place: item for part in parts for place, item in part.items()}
-        return [every[place] for place in sorted(every)]
+            parts = [(False, {})] * self.size
+            with _others():
+                dist.all_gather_object(parts, (self.stopping, dict(mine)), group=self.group)
+        if any(stopping for stopping, _ in parts):
+            raise AskedToStopError
+        every = {number: item for _, part in parts for number, item in part.items()}
+        return [every[number] for number in sorted(every)]
+
+    def share(self, work: Callable[[], T]) -> T:
+        """What the first process gets from `work`, which the others do not call."""
+        if self.size == 1:
+            return work()
+        found: list[Any] = [work() if self.rank == 0 else None]
+        with _others():
+            dist.broadcast_object_list(found, src=0, group=self.group)
+        answer: T = found[0]
+        return answer
 
     def sum(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors by their sums over all processes, in one piece."""
         if self.size == 1:
             return
         flat = torch.cat([tensor.flatten() for tensor in tensors])
-        dist.all_reduce(flat)
+        with _others():
+            dist.all_reduce(flat, group=self.group)
         for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
-    def any(self, flag: bool) -> bool:
-        """Whether it is so in any process."""
-        return any(self.exchange({self.rank: flag}))
+    def check_same(self, mine: Mapping[str, Any]) -> None:
+        """Check that every process has the same values under the same names.
+
+        Raises:
+            ConfigError: one has not; the message names process, machine and what differs.
+        """
+        hosts = self.exchange({self.rank: (platform.node(), dict(mine))})
+        for rank, (host, theirs) in enumerate(hosts):
+            for name, value in hosts[0][1].items():
+                if theirs.get(name) != value:
+                    raise ConfigError(
+                        f"process {rank} on {host} has {name} {shown(theirs.get(name), 60)}, and process 0 on "
+                        f"{hosts[0][0]} has {shown(value, 60)}; give all processes the same files and versions"
+                    )
+
+    def patient(self, timeout: timedelta) -> World:
+        """The same processes, of which each waits so long for the others, and at least PATIENCE."""
+        if self.size == 1 or timeout <= PATIENCE:
+            return self
+        return replace(self, group=dist.new_group(timeout=timeout))
 
 
 @contextmanager
-def joined(timeout: timedelta) -> Iterator[World]:
-    """The world that a launcher started this process in, by RANK and WORLD_SIZE; of one process without these.
+def joined(timeout: timedelta = PATIENCE) -> Iterator[World]:
+    """The world that a launcher started this process in; of one process without a launcher.
 
-    Args:
-        timeout: of a process that waits for the others; longer than a reward may take.
+    Of several GPUs, each process of a machine takes that of its number.
+
+    Raises:
+        ConfigError: there is no GPU for a process, or nothing says where the processes meet.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+    mine = place()
+    if mine.size == 1:
         yield World()
         return
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=timeout)
+    backend, gpus = "gloo", torch.cuda.device_count()
+    if gpus:
+        if mine.local >= gpus > 1:
+            raise ConfigError(f"process {mine.rank} has no GPU: its machine has {gpus}; start so many processes on it")
+        torch.cuda.set_device(mine.local % gpus)  # a launcher may show each process its own alone
+        backend = "cpu:gloo,cuda:nccl"
+    os.environ.update(meeting_point())
+    with _others():
+        dist.init_process_group(backend, timeout=timeout)
+    yield World(mine.rank, mine.size)
+    dist.destroy_process_group()  # not after an error, where others may wait
+
+
+@contextmanager
+def _others() -> Iterator[None]:
+    """An error in talking to the other processes is theirs."""
     try:
-        yield World(dist.get_rank(), size)
-    finally:
-        dist.destroy_process_group()
+        yield
+    except RuntimeError as error:
+        raise LostError(
+            "another process of this run has ended, or did not answer in time; its own message says why, and the run "
+            "can be continued with --resume"
+        ) from error

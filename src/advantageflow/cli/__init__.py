@@ -76,12 +76,17 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+SHARED = ("train", "evaluate", "sample")  # commands whose work several processes can share
+
+
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    check_single_process()
+    if context.invoked_subcommand not in SHARED:
+        check_single_process(context.invoked_subcommand or "")
 
 
 class _Commands(TyperGroup):

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 
-from advantageflow.errors import ConfigError, NonFiniteError, cut
+from advantageflow.errors import ConfigError, LostError, NonFiniteError, cut
 
 USERS = 2  # exit code of what the user can mend
 INTERRUPTED = 130
@@ -47,7 +47,7 @@ def explain(error: BaseException) -> tuple[str, int] | None:
 
 
 def _told(error: BaseException) -> tuple[str, int] | None:
-    if isinstance(error, ConfigError | NonFiniteError):
+    if isinstance(error, ConfigError | NonFiniteError | LostError):
         return str(error), error.exit_code
     if isinstance(error, KeyboardInterrupt | Interruption):
         return "interrupted", INTERRUPTED

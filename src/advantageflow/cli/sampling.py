@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from advantageflow.cli.processes import ProcessesOption, shared_by
 from advantageflow.paper.presets import PRESETS, preset_named
+from advantageflow.ranks import place
 
 LoraOption = Annotated[
     str | None,
@@ -56,25 +58,26 @@ def evaluate(
         Path | None, typer.Option(help="Folder for tables, grids and scores; run again to go on.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the means here too.")] = None,
+    processes: ProcessesOption = 1,
 ) -> None:
     """Score models side by side on the same prompts and noise, with 95 % confidence intervals.
 
     What is given here wins over a preset, and a preset over a run.
     """
-    from rich.console import Console
-
     from advantageflow.places import check_file
     from advantageflow.run.checkpoint import write_atomic
+    from advantageflow.run.progress import console
     from advantageflow.studies import side_by_side
 
+    shared_by(processes)
     if json_file:
         check_file(json_file.expanduser())
     means = side_by_side.evaluate(
-        models or [], Console(), run=run, lora=lora, preset=preset_named(preset), resolution=resolution, dtype=dtype,
+        models or [], console(), run=run, lora=lora, preset=preset_named(preset), resolution=resolution, dtype=dtype,
         base=base, output=output, prompts=prompts, column=column, task_column=task_column, reward=reward,
         images=images, steps=steps, guidance=guidance,
     )  # fmt: skip
-    if json_file:
+    if json_file and place().rank == 0:
         write_atomic(json_file.expanduser(), json.dumps(means, indent=2) + "\n")
 
 
@@ -102,14 +105,15 @@ def sample(
     resolution: ResolutionOption = None,
     dtype: DtypeOption = None,
     base: BaseOption = None,
+    processes: ProcessesOption = 1,
 ) -> None:
     """Draw images of prompts, each in a file of its own, and a grid of them: of several models on the same noise."""
-    from rich.console import Console
-
+    from advantageflow.run.progress import console
     from advantageflow.studies import side_by_side
 
+    shared_by(processes)
     side_by_side.sample(
-        texts or [], model or [], Console(), run=run, lora=lora, output=output, images=images,
+        texts or [], model or [], console(), run=run, lora=lora, output=output, images=images,
         negative_prompt=negative_prompt, seed=seed, resolution=resolution, dtype=dtype, base=base, prompts=prompts,
         column=column, steps=steps, guidance=guidance,
     )  # fmt: skip

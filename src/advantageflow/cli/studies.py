@@ -33,6 +33,7 @@ def compare(
     score: Annotated[str, typer.Option(help="The held-out score that is compared; default: the recipe's first.")] = "",
     jobs: JobsOption = 1,
     threads: RunThreadsOption = 0,
+    processes: Annotated[int, typer.Option(min=1, help="That share each run; each takes a GPU.")] = 1,
     output: Annotated[Path, typer.Option(help="Folder of the comparison; run again to go on.")] = Path("comparison"),
 ) -> None:
     """Train several methods with several seeds, and compare them."""
@@ -59,7 +60,7 @@ def compare(
     runs = comparison.plan_runs(arms, seeds, budget, changes or [], output, say=tell)
     live = Live(get_renderable=partial(_status, runs, labels, seeds), console=console, refresh_per_second=0.5)
     with _until_stopped(tell), live if console.is_interactive else nullcontext():
-        for count, run in enumerate(comparison.finish_all(runs, jobs=jobs, threads=threads), 1):
+        for count, run in enumerate(comparison.finish_all(runs, jobs=jobs, threads=threads, processes=processes), 1):
             tell(f"{count} of {len(runs)} runs: {comparison.ended(run, score)}")
     result = write_all(runs, baseline, output, score or None)
     console.print(Markdown(table(result)))

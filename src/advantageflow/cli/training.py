@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from advantageflow.cli.processes import ProcessesOption, shared_by
 
 
 def train(
@@ -15,6 +16,7 @@ def train(
     output: Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/RECIPE-TIME.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue the run in this folder.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print what the run would cost, and stop.")] = False,
+    processes: ProcessesOption = 1,
     accept_changes: Annotated[
         bool, typer.Option("--accept-changes", help="Resume with other prompts, weights or reward files than before.")
     ] = False,
@@ -35,10 +37,14 @@ def train(
 
         print_plan(load_config(*api.recipe_and_changes(recipe, changes or [])))
         return
+    if processes > 1:
+        if not resume:
+            from advantageflow.config import load_config
+
+            load_config(*api.recipe_and_changes(recipe, changes or []))  # what is wrong is said once
+        shared_by(processes)
     try:
         api.train(recipe, *(changes or []), output=output, resume=resume, accept_changes=accept_changes)
     except Stopped as stopped:
         say(Console(), str(stopped))
-        if stopped.at_once:
-            os._exit(EXIT_CODE)  # without waiting for rewards that are being computed
         raise typer.Exit(EXIT_CODE) from None

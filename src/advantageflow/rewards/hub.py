@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
+from advantageflow.devices import choose_device
 from advantageflow.errors import ConfigError, shown
 from advantageflow.hub import cannot_fetch, file_of_hub, notice_offline
 
 
 def reward_device() -> torch.device:
     """Where learned rewards run: the GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(choose_device())
 
 
 def from_hub(kind: Any, path: str, **options: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as WaitedTooLong
 
 import torch
@@ -14,6 +14,9 @@ from advantageflow.errors import ConfigError, NonFiniteError, shown
 from advantageflow.rewards import Reward
 from advantageflow.rewards.answers import AnswerError, Metadata, ask
 from advantageflow.rewards.faults import abandon, contained, definition, reason
+from advantageflow.world import World
+
+LOOK_SECONDS = 0.2  # between two looks whether to stop
 
 
 class RewardError(ConfigError):
@@ -124,39 +127,65 @@ class Scorer:
     Args:
         rewards: name, used in messages and results -> function.
         attempts, timeout: see `score`.
+        world: the processes that share the batches; by default there is no other.
     """
 
-    def __init__(self, rewards: Mapping[str, Reward], *, attempts: int = 1, timeout: float | None = None) -> None:
-        self.rewards, self.attempts, self.timeout = rewards, attempts, timeout
+    def __init__(
+        self,
+        rewards: Mapping[str, Reward],
+        *,
+        attempts: int = 1,
+        timeout: float | None = None,
+        world: World | None = None,
+    ) -> None:
+        self.rewards, self.attempts, self.timeout, self.world = rewards, attempts, timeout, world or World()
         self._threads = {name: ThreadPoolExecutor(getattr(reward, "workers", 1)) for name, reward in rewards.items()}
-        self._waiting: dict[str, list[Future[Tensor]]] = {name: [] for name in rewards}
-        self._submitted = 0
+        self._waiting: dict[int, dict[str, Future[Tensor]]] = {}
+        self._next = 0  # the number of the image after the last one
 
-    def submit(self, images: Tensor, prompts: Sequence[str], metadata: Metadata | None = None) -> None:
+    def submit(
+        self, images: Tensor, prompts: Sequence[str], metadata: Metadata | None = None, first: int | None = None
+    ) -> None:
         """Start scoring a batch; see `score` for the arguments.
 
+        Args:
+            first: number of its first image among those of all batches and processes; by default the next one.
+
         Raises:
-            NonFiniteError: see `score`; samples are counted from the last call of `results`.
+            NonFiniteError: see `score`.
         """
-        check_pictures(images, prompts, self._submitted)
-        self._submitted += len(images)
-        for name, reward in self.rewards.items():
-            call = self._threads[name].submit(
+        first = self._next if first is None else first
+        check_pictures(images, prompts, first)
+        self._next = first + len(images)
+        self._waiting[first] = {
+            name: self._threads[name].submit(
                 _score, name, reward, images, prompts, metadata, self.attempts, self.timeout
             )
-            self._waiting[name].append(call)
+            for name, reward in self.rewards.items()
+        }
 
     def results(self) -> dict[str, Tensor]:
         """The scores of all batches submitted since the last call, joined: name -> float64 [images].
 
         Raises:
             RewardError: see `score`.
+            AskedToStopError: a process was asked to stop; it waits for no further score.
         """
-        waiting, self._submitted = self._waiting, 0
-        self._waiting = {name: [] for name in self.rewards}
+        waiting, self._waiting, self._next = self._waiting, {}, 0
         try:
-            return {name: torch.cat([call.result() for call in calls]) for name, calls in waiting.items()}
+            mine = {
+                first: {name: self._result(call) for name, call in calls.items()} for first, calls in waiting.items()
+            }
+            batches = self.world.exchange(mine)
         finally:
             for calls in waiting.values():
-                for call in calls:
+                for call in calls.values():
                     call.cancel()
+        return {name: torch.cat([batch[name] for batch in batches]) for name in self.rewards}
+
+    def _result(self, call: Future[Tensor]) -> Tensor:
+        """Of a call; nothing where this process is asked to stop before it has ended."""
+        while not self.world.stopping:
+            if wait([call], LOOK_SECONDS).done:
+                return call.result()
+        return torch.empty(0)

@@ -34,9 +34,11 @@ from advantageflow.errors import writing
 from advantageflow.places import check_folder
 from advantageflow.run.changes import EARLIER, evaluates_anew
 from advantageflow.run.checkpoint import atomic_directory, save_state, tidy, write_atomic
+from advantageflow.run.curves import draw_curve
 from advantageflow.run.folder_lock import HOLDER, LOCK
+from advantageflow.run.grids import before_and_after, labelled_grid
 from advantageflow.run.keeping import best, kept, place, record_of, remove, saved, scores
-from advantageflow.run.samples import write_samples
+from advantageflow.run.samples import sampled_iterations, write_samples
 from advantageflow.run.stored import DamagedError, read_object, read_rows, read_text, read_yaml
 
 if TYPE_CHECKING:
@@ -54,6 +56,8 @@ EXPORTS = ("lora", "transformer")  # folders of trained weights, in a run and in
 
 
 class RunDirectory:
+    writes = True  # see `Bystander`
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self.metrics_file = path / "metrics.jsonl"
@@ -61,6 +65,7 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.lora = path / "lora"
         self.curve = path / "curve.png"
+        self.base_scores = path / "base_scores.json"
 
     @classmethod
     def create(cls, path: Path, config: Config) -> RunDirectory:
@@ -203,8 +208,29 @@ class RunDirectory:
         write_atomic(self.metrics_file, "".join(line + "\n" for line in self._lines()[:count]))
 
     def write_samples(self, iteration: int, shown: Evaluation) -> None:
-        """What was drawn after an iteration, see `samples`."""
+        """What was drawn after an iteration, see `samples`; the file that comes last says that all are there."""
+        labelled_grid(shown).save(self.samples / f"{iteration:06d}.png")
         write_samples(self.samples, iteration, shown)
+
+    def has_samples(self, iteration: int) -> bool:
+        """Whether pictures of an iteration are there, all of them."""
+        return iteration in sampled_iterations(self.samples)
+
+    def write_before_after(self, before: Evaluation, after: Evaluation) -> None:
+        """Pictures of the base model beside those of the trained one."""
+        before_and_after(before, after).save(self.samples / "before_after.png")
+
+    def draw_curve(self, ends: Mapping[str, Any]) -> None:
+        """The run's curve up to now.
+
+        Args:
+            ends: scores "before" and "after", and "seconds" of training.
+        """
+        draw_curve(self.metrics(), ends, self.curve)
+
+    def write_base_scores(self, scores: Mapping[str, Any]) -> None:
+        """The base model's score of every held-out image, by label."""
+        write_atomic(self.base_scores, json.dumps(scores) + "\n")
 
     def save_checkpoint(
         self,

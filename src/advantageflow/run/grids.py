@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from advantageflow.evaluation import Evaluation
 from advantageflow.pictures import to_pil
 from advantageflow.run.captions import caption
+
+if TYPE_CHECKING:
+    from advantageflow.evaluation import Evaluation
 
 COLUMNS = 6
 CELL = 192  # pixels; small images are enlarged to it without smoothing

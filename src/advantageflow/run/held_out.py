@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -14,12 +13,11 @@ from advantageflow.evaluation import Evaluation, evaluate
 from advantageflow.models.base import FlowModel
 from advantageflow.prompts import PromptSet, shown_prompts
 from advantageflow.rewards import Reward
-from advantageflow.run.checkpoint import write_atomic
-from advantageflow.run.curves import draw_curve
 from advantageflow.run.directory import RunDirectory
 from advantageflow.run.progress import Display
 from advantageflow.run.stored import DamagedError, read_object
 from advantageflow.statistics import paired_difference
+from advantageflow.world import World
 
 
 class HeldOut:
@@ -28,6 +26,8 @@ class HeldOut:
     Args:
         directory: its folder, in which the base model's score of every image is kept for a run that is resumed.
         rewards: label -> function.
+        advance: told the number of images that were drawn.
+        world: the processes that share the work.
     """
 
     def __init__(
@@ -38,11 +38,12 @@ class HeldOut:
         prompts: PromptSet,
         rewards: Mapping[str, Reward],
         display: Display,
+        advance: Callable[[int], None],
+        world: World,
     ) -> None:
         self.config, self.model, self.prompts, self.rewards = config, model, prompts, rewards
-        self.directory, self.display = directory, display
+        self.directory, self.display, self.advance, self.world = directory, display, advance, world
         self.shown_prompts = shown_prompts(config.evaluation, prompts)
-        self.file = directory.path / "base_scores.json"
 
     def evaluate(self, transformer: nn.Module, shown: bool = False) -> Evaluation:
         """Draw and score the run's held-out images, or those that it shows."""
@@ -58,18 +59,20 @@ class HeldOut:
             batch_size=self.config.rollout.batch_size,
             attempts=self.config.scoring.attempts,
             timeout=self.config.scoring.timeout,
-            advance=self.display.advance,
+            advance=self.advance,
+            keep_images=shown,
+            world=self.world,
         )
 
     @property
     def knows_base(self) -> bool:
         """Whether the base model's scores were kept; runs of early versions did not."""
-        return self.file.exists()
+        return self.world.share(self.directory.base_scores.exists)
 
     def keep_base(self, base: Evaluation) -> dict[str, Any]:
         """Write down the base model's score of every image, and say its mean; its summary."""
         scores = {label: values.tolist() for label, values in base.by_image.items()}
-        write_atomic(self.file, json.dumps(scores) + "\n")
+        self.directory.write_base_scores(scores)
         self.display.evaluated(0, base.scores, None)
         return base.summary()
 
@@ -79,7 +82,7 @@ class HeldOut:
         Raises:
             DamagedError: the base model's scores are not whole.
         """
-        base = self._base()
+        base = self.world.share(self._base)
         difference = {
             label: paired_difference(values.tolist(), base[label]).plain() for label, values in found.by_image.items()
         }
@@ -88,17 +91,17 @@ class HeldOut:
 
     def draw_curve(self, before: Mapping[str, Any] | None, after: Mapping[str, Any], seconds: float) -> None:
         """The run's curve up to now, after so many seconds of training."""
-        ends = {"before": before, "after": after, "seconds": {"training": seconds}}
-        draw_curve(self.directory.metrics(), ends, self.directory.curve)
+        self.directory.draw_curve({"before": before, "after": after, "seconds": {"training": seconds}})
 
     def _base(self) -> dict[str, list[float]]:
-        base = read_object(self.file, dict.fromkeys(self.rewards, list))
+        file = self.directory.base_scores
+        base = read_object(file, dict.fromkeys(self.rewards, list))
         count = self.config.evaluation.num_images
         for label in self.rewards:
             numbers = [value for value in base[label] if isinstance(value, float) and math.isfinite(value)]
             if len(numbers) != count or len(base[label]) != count:
                 raise DamagedError(
-                    f"{self.file} is damaged: {label!r} has not the scores of {count} images; remove the file and "
+                    f"{file} is damaged: {label!r} has not the scores of {count} images; remove the file and "
                     "continue the run, and the base model is evaluated again"
                 )
         return base

@@ -1,4 +1,4 @@
-"""Signals that stop a run: the first lets it finish its iteration and save, the second ends it at once."""
+"""Signals that stop a run: the first lets it finish its batch and save, the second ends it at once."""
 
 from __future__ import annotations
 
@@ -6,24 +6,23 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from advantageflow.ranks import place
+
 EXIT_CODE = 130  # of a run that was stopped and can be continued, whatever the signal
+SAME_SECONDS = 2.0
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 
 
 class Stopped(KeyboardInterrupt):
-    """A run was stopped by a signal before its end; it can be continued.
+    """A run was stopped by a signal before its end; it can be continued. Rewards may still be computed."""
 
-    Args:
-        at_once: in the middle of an iteration, whose rewards may still be computed.
-    """
-
-    def __init__(self, folder: Path, at_once: bool = False) -> None:
+    def __init__(self, folder: Path) -> None:
         super().__init__(f"stopped; continue with: advantageflow train --resume {folder}")
-        self.at_once = at_once
 
 
 @contextmanager
@@ -32,15 +31,18 @@ def stopping(
 ) -> Iterator[None]:
     """Call `stop` at the first of the signals; at the second call `at_once` and raise KeyboardInterrupt.
 
-    Only the main thread of a process may listen to signals; in others nothing is done.
+    A launcher hands a signal on that its processes may have got already: of several processes the same signal within
+    SAME_SECONDS is one. Only the main thread of a process may listen to signals; in others nothing is done.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    asked: list[int] = []
+    asked: list[float] = []
 
     def handle(number: int, frame: object) -> None:
-        asked.append(number)
+        if place().size > 1 and asked and time.monotonic() - asked[0] < SAME_SECONDS:
+            return
+        asked.append(time.monotonic())
         if number == getattr(signal, "SIGHUP", None):
             _leave_terminal()
         if len(asked) > 1:
@@ -48,7 +50,7 @@ def stopping(
                 at_once()
             raise KeyboardInterrupt
         stop()
-        say(f"{signal.Signals(number).name}: stopping after this iteration; once more (Ctrl-C) stops at once")
+        say(f"{signal.Signals(number).name}: saving after this batch, then stopping; once more (Ctrl-C) stops at once")
 
     numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
     # what nohup or a shell has switched off stays off, but for Ctrl-C

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,18 @@ from advantageflow.errors import ConfigError
 from advantageflow.models.base import FlowModel
 from advantageflow.policy import Policy
 from advantageflow.run.changes import as_read, changes_since, check_inputs, evaluates_anew, flat, told
-from advantageflow.run.checkpoint import load_optimizer_tensors, optimizer_tensors
+from advantageflow.run.checkpoint import Tensors, load_optimizer_tensors, optimizer_tensors
 from advantageflow.run.directory import RunDirectory
 from advantageflow.run.resuming import resume
+from advantageflow.world import World
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Weights of all roles and the optimizer's state, and that of the gradient scale."""
+
+    tensors: Tensors
+    scaler: dict[str, Any]
 
 
 class Keeper:
@@ -27,6 +37,7 @@ class Keeper:
         say: tells the user a line.
         provenance: "inputs" and "environment" of this process, see `changes.check_inputs`.
         accept_changes: go on with other inputs than before.
+        world: the processes of the run, the first of which reads for all.
     """
 
     def __init__(
@@ -40,10 +51,12 @@ class Keeper:
         say: Callable[[str], None],
         provenance: Mapping[str, Mapping[str, Any]],
         accept_changes: bool,
+        world: World,
     ) -> None:
-        self.config, self.directory, self.model, self.say = config, directory, model, say
+        self.config, self.directory, self.model, self.say, self.world = config, directory, model, say, world
         self.policy, self.optimizer, self.scaler = policy, optimizer, scaler
         self.provenance, self.accept_changes = provenance, accept_changes
+        self.saved: int | None = None  # after so many iterations
         self._saved_at = time.monotonic()
 
     def is_time(self, iteration: int) -> bool:
@@ -77,7 +90,26 @@ class Keeper:
             score=self.config.best_score,
             collapse=collapse,
         )
+        self.saved = record["iteration"]
         self._saved_at = time.monotonic()
+
+    def copy(self) -> Copy:
+        """Of all that an optimizer step changes, on the CPU."""
+        tensors = {**self.policy.state(), "optimizer": optimizer_tensors(self.optimizer)}
+        return Copy(
+            {
+                group: {name: tensor.detach().to("cpu", copy=True) for name, tensor in found.items()}
+                for group, found in tensors.items()
+            },
+            self.scaler.state_dict(),
+        )
+
+    def put_back(self, then: Copy) -> None:
+        """Undo the optimizer steps since a copy."""
+        self.policy.load_state(then.tensors)
+        load_optimizer_tensors(self.optimizer, then.tensors["optimizer"])
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(then.scaler)
 
     def _export(self, folder: Path) -> None:
         """The weights that are evaluated, as diffusers reads them."""
@@ -99,7 +131,7 @@ class Keeper:
         """
         settings = flat(self.config)
         shapes = [parameter.shape for parameter in self.policy.parameters]
-        found = resume(self.directory, settings, self.policy.state(), shapes)
+        found = self.world.share(lambda: resume(self.directory, settings, self.policy.state(), shapes))
         if found is None:
             self.directory.note_changes(0, {})
             return None
@@ -118,11 +150,8 @@ class Keeper:
             self.say(line)
         self.directory.note_changes(found.record["iteration"], changes)
         self.directory.write_config(self.config)
-        self.policy.load_state(found.tensors)
-        load_optimizer_tensors(self.optimizer, found.tensors["optimizer"])
-        if self.scaler.is_enabled():  # early versions kept the scale alone
-            scaler = found.record.get("scaler") or {"scale": found.record["gradient_scale"]}
-            self.scaler.load_state_dict({**self.scaler.state_dict(), **scaler})
+        scaler = found.record.get("scaler") or {"scale": found.record.get("gradient_scale")}  # of early versions
+        self.put_back(Copy(found.tensors, {**self.scaler.state_dict(), **scaler}))
         if evaluates_anew(changes.get("settings", {})):
             self.say("held-out scores are to be made in another way: the base model is evaluated again")
             found.record["before"] = found.record["evaluation"] = None

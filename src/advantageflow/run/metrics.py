@@ -56,6 +56,8 @@ class MetricsWriter:
     def __init__(self, directory: RunDirectory) -> None:
         self.directory = directory
         self._board: Any = None
+        if not directory.writes:
+            return
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:

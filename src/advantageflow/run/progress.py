@@ -22,12 +22,18 @@ from rich.progress import (
 from rich.table import Column, Table
 from rich.text import Text
 
+from advantageflow.ranks import place
 from advantageflow.run.pace import Pace, duration
 
 if TYPE_CHECKING:
     from advantageflow.config import Config
 
 LINE_SECONDS = 30.0  # without a terminal, work that takes long says a line as often as this
+
+
+def console(quiet: bool = False) -> Console:
+    """To speak on: of several processes that share a command the first alone is heard."""
+    return Console(quiet=quiet or place().rank > 0)
 
 
 def say(console: Console, text: str, style: str = "") -> None:
@@ -108,7 +114,8 @@ class Bars:
         self._progress.reset(TaskID(task), total=total, description=name)
 
     def advance(self, task: int, count: int = 1) -> None:
-        self._progress.advance(TaskID(task), count)
+        known = self._progress.tasks[task]
+        self._progress.advance(TaskID(task), min(count, (known.total or 0) - known.completed))
         self._tell(task)
 
     def update(self, task: int, *, name: str | None = None, done: int | None = None, total: int | None = None) -> None:

@@ -30,6 +30,22 @@ def run(command: Sequence[str], env: Mapping[str, str], **options: Any) -> subpr
     Raises:
         StoppedError: a signal came before it had ended.
     """
+    child = start(command, env, **options)
+    try:
+        out, error = child.communicate()
+    finally:
+        forget(child)
+    if _stopping.is_set():
+        raise StoppedError
+    return subprocess.CompletedProcess(command, child.returncode, out, error)
+
+
+def start(command: Sequence[str], env: Mapping[str, str], **options: Any) -> subprocess.Popen[str]:
+    """Start a command of ours, see `run`; `forget` it at its end.
+
+    Raises:
+        StoppedError: a signal came before.
+    """
     with _lock:
         if _stopping.is_set():
             raise StoppedError
@@ -42,14 +58,13 @@ def run(command: Sequence[str], env: Mapping[str, str], **options: Any) -> subpr
             **options,
         )
         _alive.add(child)
-    try:
-        out, error = child.communicate()
-    finally:
-        with _lock:
-            _alive.discard(child)
-    if _stopping.is_set():
-        raise StoppedError
-    return subprocess.CompletedProcess(command, child.returncode, out, error)
+    return child
+
+
+def forget(child: subprocess.Popen[str]) -> None:
+    """Hand no further signal on to a child, which has ended."""
+    with _lock:
+        _alive.discard(child)
 
 
 def _apart() -> dict[str, str]:

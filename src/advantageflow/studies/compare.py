@@ -192,8 +192,8 @@ def plan_runs(
     ]
 
 
-def finish(run: Run, threads: int) -> None:
-    """Bring one run to its end, from wherever it is.
+def finish(run: Run, threads: int, processes: int = 1) -> None:
+    """Bring one run to its end, from wherever it is, in so many processes.
 
     Raises:
         ConfigError: training failed for another reason than a loss, gradient or weight that is not sound.
@@ -211,7 +211,8 @@ def finish(run: Run, threads: int) -> None:
     log = run.beside(".log")
     with log.open("a", encoding="utf-8") as file:
         command = [sys.executable, "-m", "advantageflow", "train", *arguments]
-        code = children.run(command, child_environment(threads), stdout=file, stderr=file).returncode
+        command += ["--processes", str(processes)] if processes > 1 else []
+        code = children.run(command, child_environment(threads, processes), stdout=file, stderr=file).returncode
     if code == NonFiniteError.exit_code:
         told = [
             line
@@ -223,11 +224,11 @@ def finish(run: Run, threads: int) -> None:
         raise ConfigError(f"the run {run.folder} failed with exit code {code}; see {log}")
 
 
-def finish_all(runs: Sequence[Run], *, jobs: int, threads: int) -> Iterator[Run]:
-    """Bring all runs to their end, `jobs` at once; yields each when it is there."""
+def finish_all(runs: Sequence[Run], *, jobs: int, threads: int, processes: int = 1) -> Iterator[Run]:
+    """Bring all runs to their end, `jobs` at once, each in so many processes; yields each when it is there."""
 
     def one(run: Run) -> Run:
-        finish(run, threads)
+        finish(run, threads, processes)
         return run
 
     yield from in_parallel([partial(one, run) for run in runs], jobs)

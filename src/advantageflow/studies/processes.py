@@ -38,18 +38,20 @@ def in_parallel(tasks: Sequence[Callable[[], T]], jobs: int) -> Iterator[T]:
         pool.shutdown(cancel_futures=True)
 
 
-def child_environment(threads: int) -> dict[str, str]:
+def child_environment(threads: int, processes: int = 1) -> dict[str, str]:
     """The environment of a child process of a task: of several GPUs it sees one, in turn.
 
     Args:
         threads: CPU threads; 0 for PyTorch's choice.
+        processes: that the child starts, each with a GPU of its own.
     """
     environment = dict(os.environ)
     if threads:
         environment["OMP_NUM_THREADS"] = str(threads)
     gpus = visible_gpus()
     if len(gpus) > 1:
-        environment["CUDA_VISIBLE_DEVICES"] = gpus[_place.number % len(gpus)]
+        first = _place.number * processes
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[(first + i) % len(gpus)] for i in range(processes))
     return environment
 
 

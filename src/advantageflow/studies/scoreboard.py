@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from advantageflow.run.grids import labelled_grid
 from advantageflow.run.stored import DamagedError, read_object, read_rows
 from advantageflow.statistics import Interval, mean_interval
 from advantageflow.tables import markdown_table
+from advantageflow.world import World
 
 BLOCK = 64  # images between two writes
 GRID_IMAGES = 24
@@ -44,28 +45,26 @@ def score_images(
     file: Path | None = None,
     title: str = "",
     advance: Callable[[int], None] | None = None,
+    world: World | None = None,
     **options: Any,
 ) -> list[Row]:
     """Score `num_images`, one row each; with a `file`, what it already holds is not drawn again.
 
     Args:
         file: a .jsonl file for the rows; the first GRID_IMAGES images go next to it as a .png under the `title`.
+        world: the processes that share the work, of which the first alone has the file.
         options: see `evaluate`.
     """
-    rows: list[Row] = []
-    if file is not None and file.exists():
-        rows = read_rows(file, {"index": int, "prompt": str, "task": str, "scores": dict})[:num_images]
-        if [row["index"] for row in rows] != list(range(len(rows))):
-            raise DamagedError(
-                f"{file} is damaged: its images are not numbered from 0 on; remove it to score them again"
-            )
-        if advance:
-            advance(len(rows))
+    world = world or World()
+    rows = world.share(partial(_stored, file, num_images))
+    if advance:
+        advance(len(rows))
     while len(rows) < num_images:
         count = min(BLOCK, num_images - len(rows))
         found = evaluate(
-            model, transformer, prompts, rewards, num_images=count, first=len(rows), advance=advance, **options
-        )
+            model, transformer, prompts, rewards, num_images=count, first=len(rows), advance=advance,
+            keep_images=not rows, world=world, **options,
+        )  # fmt: skip
         new = [
             {
                 "index": len(rows) + i,
@@ -80,6 +79,16 @@ def score_images(
         rows += new
         if file is not None:
             write_atomic(file, "".join(json.dumps(row) + "\n" for row in rows))
+    return rows
+
+
+def _stored(file: Path | None, num_images: int) -> list[Row]:
+    """The rows of a file that is there already."""
+    if file is None or not file.exists():
+        return []
+    rows = read_rows(file, {"index": int, "prompt": str, "task": str, "scores": dict})[:num_images]
+    if [row["index"] for row in rows] != list(range(len(rows))):
+        raise DamagedError(f"{file} is damaged: its images are not numbered from 0 on; remove it to score them again")
     return rows
 
 

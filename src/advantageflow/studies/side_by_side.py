@@ -37,6 +37,7 @@ from advantageflow.studies.scoreboard import (
     reward_contents,
     score_images,
 )
+from advantageflow.world import World, joined
 
 RewardsLike = str | Reward | Sequence[str | Reward] | Mapping[str, str | Reward]
 SHOWN_OF_RUN = 6  # prompts of a run that are drawn where none is given
@@ -75,7 +76,9 @@ def evaluate(
     chosen = {**DEFAULTS, **_of_run(config), **(preset or {}), **_given(given)}
     _check_counts({"--images": chosen["images"], "--steps": chosen["steps"]})
     candidates = _candidates(models, run, config, lora, _model_settings(resolution, dtype, base))
-    return _evaluate(candidates, chosen, config, output.expanduser() if output else None, console)
+    with joined() as world:
+        folder = output.expanduser() if output and world.rank == 0 else None
+        return _evaluate(candidates, chosen, config, folder, console, world)
 
 
 def _evaluate(
@@ -84,6 +87,7 @@ def _evaluate(
     config: Config | None,
     output: Path | None,
     console: Console,
+    world: World,
 ) -> dict[str, Any]:
     """Draw, score and print; the means."""
     if output:
@@ -110,7 +114,7 @@ def _evaluate(
     folder = open_folder(output, settings) if output else None
     say(console, f"prompts: {prompts.describe()}")
     contents = reward_contents(named, functions) if folder else {}
-    columns = _columns(console, candidates, scales, chosen, prompts, functions, folder, contents)
+    columns = _columns(console, candidates, scales, chosen, prompts, functions, folder, contents, world)
     table = markdown(columns)
     title = f"{chosen['images']} images, {chosen['steps']} steps, guidance {chosen['guidance']}"
     console.print(Markdown(f"**{title}**\n\n{table}"))
@@ -131,6 +135,7 @@ def _columns(
     functions: Mapping[str, Any],
     folder: Path | None,
     contents: Mapping[str, Any],
+    world: World,
 ) -> dict[str, Any]:
     """Title -> rows of scores, of every model with every guidance scale."""
     columns: dict[str, Any] = {}
@@ -153,6 +158,7 @@ def _columns(
                     file=file,
                     title=column,
                     advance=partial(bars.advance, task),
+                    world=world,
                     num_inference_steps=chosen["steps"],
                     guidance_scale=scale,
                     batch_size=chosen["batch_size"],
@@ -197,7 +203,8 @@ def sample(
         raise ConfigError('there is nothing to draw; give a prompt, as in: advantageflow sample "a red circle"')
     rows = texts or _rows(_prompts(chosen, config), None if prompts else SHOWN_OF_RUN)
     candidates = _candidates(models, run, config, lora, _model_settings(resolution, dtype, base))
-    return _draw(candidates, rows, images, output.expanduser(), chosen, negative_prompt, seed, console)
+    with joined() as world:
+        return _draw(candidates, rows, images, output.expanduser(), chosen, negative_prompt, seed, console, world)
 
 
 def _draw(
@@ -209,8 +216,10 @@ def _draw(
     negative_prompt: str,
     seed: int,
     console: Console,
+    world: World,
 ) -> list[PILImage]:
-    check_file(output)
+    if world.rank == 0:
+        check_file(output)
     repeated = tuple(prompt for prompt in rows for _ in range(images))
     prompts = PromptSet(repeated, tuple(str(i) for i in range(len(repeated))))
     folder = output.with_suffix("")
@@ -231,13 +240,16 @@ def _draw(
                 seed=seed,
                 batch_size=chosen["batch_size"],
                 advance=partial(bars.advance, task),
+                world=world,
             )
             about = {"negative_prompt": negative_prompt, "seed": seed, "model": candidate.settings.path}
             about |= {"adapter": candidate.adapter, "steps": chosen["steps"], "guidance": chosen["guidance"]}
             drawn += to_pil(found.images)
-            write_pictures(folder, str(number), found, about)
+            if world.rank == 0:
+                write_pictures(folder, str(number), found, about)
             grids.append(labelled_grid(found, candidate.name if len(candidates) > 1 else "", columns=images))
-    save_picture(stack(grids), output, format="PNG")
+    if world.rank == 0:
+        save_picture(stack(grids), output, format="PNG")
     say(console, f"wrote {output}, and every image in {folder}")
     return drawn
 

@@ -275,7 +275,7 @@ def judged_pictures(model: FlowModel, split: str, num_prompts: int, seed: int, b
     texts = [prompt.text for prompt in prompts]
     task = bars.add("drawing pictures", num_prompts * DRAWN_BY_BASE)
     drawn = []
-    for batch in sample_batches(
+    for _, batch in sample_batches(
         model,
         model.transformer,
         [text for text in texts for _ in range(DRAWN_BY_BASE)],
