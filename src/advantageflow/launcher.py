@@ -38,13 +38,13 @@ def launch(arguments: Sequence[str], processes: int) -> int:
             for rank in range(processes)
         }
         ended = _wait(children)
-    # those that only lost the others are not to blame
-    failed = [rank for rank, code in ended.items() if code not in (0, LostError.exit_code)]
-    failed += [rank for rank, code in ended.items() if code == LostError.exit_code]
-    if not failed:
-        return 0
-    _tell(failed[0], ended[failed[0]], said[failed[0]])
-    code = ended[failed[0]]
+        # those that only lost the others are not to blame
+        failed = [rank for rank, code in ended.items() if code not in (0, LostError.exit_code)]
+        failed += [rank for rank, code in ended.items() if code == LostError.exit_code]
+        if not failed:
+            return 0
+        code = ended[failed[0]]
+        _tell(failed[0], code, said[failed[0]])
     return code if code > 0 else LostError.exit_code
 
 
@@ -63,7 +63,10 @@ def _environment(rank: int, processes: int, port: int) -> Mapping[str, str]:
 
 
 def _wait(children: Mapping[int, Popen[Any]]) -> dict[int, int]:
-    """The exit codes of all, in the order in which they ended; one that fails takes the others with it."""
+    """The exit codes of all, in the order in which they ended.
+
+    After one has failed the others find that out as they speak with it; those that do not end are killed.
+    """
     ended: dict[int, int] = {}
     failed: float | None = None
     while len(ended) < len(children):
@@ -73,16 +76,11 @@ def _wait(children: Mapping[int, Popen[Any]]) -> dict[int, int]:
                 ended[rank] = child.returncode
                 if child.returncode and failed is None:
                     failed = time.monotonic()
-                    _signal(children, signal.SIGTERM)
         if failed is not None and time.monotonic() - failed > GRACE_SECONDS:
-            _signal(children, signal.SIGKILL)
+            for child in children.values():
+                child.kill()  # none that has ended
         time.sleep(LOOK_SECONDS)
     return ended
-
-
-def _signal(children: Mapping[int, Popen[Any]], number: signal.Signals) -> None:
-    for child in children.values():
-        child.send_signal(number)  # to none that has ended
 
 
 def _tell(rank: int, code: int, said: IO[bytes]) -> None:
@@ -96,7 +94,7 @@ def _tell(rank: int, code: int, said: IO[bytes]) -> None:
         )
     elif rank:
         said.seek(0)
-        print(f"process {rank}: {said.read().decode(errors='replace')[-MOST_TOLD:].strip()}", file=sys.stderr)
+        print(said.read().decode(errors="replace")[-MOST_TOLD:].strip(), file=sys.stderr)
 
 
 def _free_port() -> int:

@@ -6,6 +6,7 @@ import io
 import os
 import re
 import sys
+import traceback
 import warnings
 from typing import Annotated, Any
 
@@ -43,12 +44,37 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except BaseException as error:
-        explained = explain(error)
-        if explained is None:
+        explained, several = explain(error), _shares_work()
+        if explained is None and not several:
             raise
-        message, code = explained
-        print(message, file=sys.stderr)
+        message, code = explained or (traceback.format_exc(), 1)
+        print(_whose() + message, file=sys.stderr)
+        if explained is None:
+            _tell_launcher(error)
+    if _shares_work():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code or 0)  # what still speaks with other processes would be taken down in disorder
     sys.exit(code)
+
+
+def _shares_work() -> bool:
+    """Whether this is one of several processes."""
+    return os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def _whose() -> str:
+    """Of several processes that share a command, all but the first say who they are."""
+    number = os.environ.get("RANK", "0")
+    return f"process {number}: " if number != "0" else ""
+
+
+def _tell_launcher(error: BaseException) -> None:
+    """Leave an error where torchrun looks for it."""
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:
+        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+        get_error_handler().record_exception(error)
 
 
 def _check_system() -> None:
