@@ -8,14 +8,14 @@ import re
 import sys
 import traceback
 import warnings
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from advantageflow.cli.custom_code import refusable
 from advantageflow.cli.exporting import export
-from advantageflow.cli.failures import Interruption, explain
+from advantageflow.cli.failures import INTERRUPTED, Interruption, explain
 from advantageflow.cli.methods import methods
 from advantageflow.cli.pretraining import app as pretrain_app
 from advantageflow.cli.rewards import app as rewards_app
@@ -40,6 +40,8 @@ def main() -> None:
         end_with_parent()
         code = app(prog_name="advantageflow", standalone_mode=False)
         sys.stdout.flush()
+        if code == INTERRUPTED:
+            _leave(code)  # without waiting for rewards that are being computed
     except BrokenPipeError:  # whoever read our output has gone, as in `| head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
@@ -52,10 +54,15 @@ def main() -> None:
         if explained is None:
             _tell_launcher(error)
     if _shares_work():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code or 0)  # what still speaks with other processes would be taken down in disorder
+        _leave(code or 0)  # what still speaks with other processes would be taken down in disorder
     sys.exit(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process now."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _shares_work() -> bool:
