@@ -21,7 +21,7 @@ def stopped(folder, model_folder, after):
     trainer = make_trainer(make_config(**SETTINGS), folder, model_folder)
 
     def stop(images, prompts):
-        trainer.world.stopping = trainer.iteration == after - 1
+        trainer.world.stopping = trainer.iteration == after
         return brightness(images, prompts)
 
     trainer.scorer.rewards = {"scenes_graded": stop}

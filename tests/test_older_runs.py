@@ -51,7 +51,7 @@ def test_an_old_run_goes_on_to_the_bit_and_nothing_is_said_to_have_changed(confi
     iterate = first.iterate
 
     def stop_after_two():
-        first.world.stopping = first.iteration == 1
+        first.world.stopping = first.iteration == 2
         return iterate()
 
     first.iterate = stop_after_two

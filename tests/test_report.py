@@ -39,7 +39,7 @@ def evaluation(step, side=8, count=24):
     values = torch.arange(count) / count + step / 100
     images = values.view(-1, 1, 1, 1).repeat(1, 3, side, side)
     prompts = [NASTY, *(f"prompt {i}" for i in range(1, count))]
-    return Evaluation({}, {}, prompts, [TASKS[i % 2] for i in range(count)], images, {"strict": values})
+    return Evaluation(prompts, [TASKS[i % 2] for i in range(count)], images, {"strict": values})
 
 
 def make_run(folder, changes=(), iterations=4, finished=True, sets=3, diversity=lambda i: 0.7, differences=True):

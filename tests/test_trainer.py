@@ -255,7 +255,7 @@ def test_a_collapse_of_variety_is_told_once_also_after_a_resume(tmp_path, tiny_p
     one = first.iterate
 
     def stop_after_two():
-        first.world.stopping = first.iteration == 1
+        first.world.stopping = first.iteration == 2
         return one()
 
     first.iterate = stop_after_two

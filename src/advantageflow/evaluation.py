@@ -23,14 +23,26 @@ EVALUATION_SEED = 0
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean scores by label and the first label's mean by task, with the images they come from, where they are kept."""
+    """Scores of images by label, with the images, where they are kept."""
 
-    scores: dict[str, float]
-    tasks: dict[str, float]
     prompts: list[str]
     prompt_tasks: list[str]
     images: Tensor
     by_image: dict[str, Tensor]
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """label -> mean."""
+        return {label: values.mean().item() for label, values in self.by_image.items()}
+
+    @property
+    def tasks(self) -> dict[str, float]:
+        """task -> mean of the first label."""
+        found: dict[str, list[float]] = {}
+        for values in list(self.by_image.values())[:1]:
+            for task, value in zip(self.prompt_tasks, values.tolist(), strict=True):
+                found.setdefault(task, []).append(value)
+        return {task: sum(part) / len(part) for task, part in found.items()}
 
     def summary(self) -> dict[str, Any]:
         return {**self.scores, "tasks": self.tasks}
@@ -90,13 +102,7 @@ def evaluate(
         if advance:
             advance(len(numbers) * world.size)
     by_image = scorer.results()
-    by_task: dict[str, list[float]] = {}
-    for values in list(by_image.values())[:1]:
-        for index, value in zip(chosen, values.tolist(), strict=True):
-            by_task.setdefault(prompts.tasks[index], []).append(value)
     return Evaluation(
-        scores={label: values.mean().item() for label, values in by_image.items()},
-        tasks={task: sum(values) / len(values) for task, values in by_task.items()},
         prompts=texts,
         prompt_tasks=[prompts.tasks[i] for i in chosen],
         images=torch.cat(world.exchange(images)) if keep_images else torch.empty(0),

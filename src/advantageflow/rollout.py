@@ -62,7 +62,7 @@ def sample_batches(
     Args:
         solver: of the ODE, or with a plan the kind of its steps with noise.
         plan: noise, splits and what is recorded; None for the solver alone.
-        world: the processes that share the work, of which this one draws its batches; by default there is no other.
+        world: the processes that share the work; this one draws its batches.
 
     Raises:
         ConfigError: the solver is for rectified flows, and the model's path is another.
@@ -94,10 +94,10 @@ def sample_batches(
         with torch.no_grad():
             x = fresh(0, len(chosen))
             if plan is None:
-                yield numbers, Rollout(ODE_SOLVERS[solver](velocity, x, sigmas))
+                drawn = Rollout(ODE_SOLVERS[solver](velocity, x, sigmas))
             else:
-                drawn = walk(velocity, x, sigmas, plan, solver, lambda step, nodes: fresh(1 + step, nodes))
-                yield numbers, Rollout(*drawn)
+                drawn = Rollout(*walk(velocity, x, sigmas, plan, solver, lambda step, nodes: fresh(1 + step, nodes)))
+        yield numbers, drawn
 
 
 def _check_path(model: FlowModel, solver: str, plan: Plan | None) -> None:
