@@ -1,25 +1,58 @@
-"""Several processes of one machine: the same bits, whatever their number."""
+"""Several processes of one machine share a run: the same bits, whatever their number."""
 
 import hashlib
+import json
 import multiprocessing
 import os
+import signal
 import socket
+import subprocess
+import sys
+import time
 from datetime import timedelta
+from io import StringIO
+from pathlib import Path
 
+import pytest
 import torch
+from rich.console import Console
 
-from advantageflow.config import check_config
-from advantageflow.learner import Learner
-from advantageflow.learning import Scored
+from advantageflow import api
+from advantageflow.config import check_config, dump_config
+from advantageflow.errors import ConfigError
 from advantageflow.models import load_model
-from advantageflow.policy import Policy
-from advantageflow.rollout import sample_batches
-from advantageflow.seeding import Stream
+from advantageflow.prompts import PromptSet
+from advantageflow.run.bystander import Bystander
+from advantageflow.run.checkpoint import load_tensors
+from advantageflow.run.directory import RunDirectory
+from advantageflow.run.interrupts import EXIT_CODE
+from advantageflow.run.keeping import place, saved
+from advantageflow.run.progress import Display
+from advantageflow.trainer import Trainer
 from advantageflow.world import World, joined
 
-# name and LoRA rank: images, windows, groups, trees, and all weights
-METHODS = [("advantageflow", 4), ("mix-grpo", 4), ("crd", 4), ("branch-grpo", 4), ("advantageflow", 0)]
-PROMPTS, IMAGES = 7, 4  # nothing divides evenly
+# name, LoRA rank and more: images, windows, groups, trees, all weights
+METHODS = {
+    "images": ("advantageflow", 4, {"learn": {"optimizer_steps": 2}}),
+    "windows": ("mix-grpo", 4, {"model": {"dtype": "bfloat16"}}),
+    "groups": ("crd", 4, {}),
+    "trees": ("branch-grpo", 4, {"rollout": {"images_per_prompt": 4}}),
+    "all weights": ("advantageflow", 0, {}),
+}
+SETTINGS = {  # nothing divides evenly
+    "rollout": {"prompts_per_iteration": 7, "images_per_prompt": 3, "num_inference_steps": 4, "batch_size": 5},
+    "learn": {"t_draws": 2, "batch_size": 8, "learning_rate": 1e-3},
+    "evaluation": {"num_images": 7, "num_inference_steps": 2, "every": 1, "prompts_shown": 2},
+    "run": {"iterations": 2, "probe_every": 1, "constant_rewards_stop": 0},
+    "prompts": {"train": "scenes:train", "held_out": "scenes:held_out"},
+}
+
+
+def settings_of(folder, **changes):
+    merged = {
+        name: {**SETTINGS.get(name, {}), **changes.pop(name, {})} for name in {*SETTINGS, *changes} - {"objective"}
+    }
+    return {**merged, **changes, "model": {"path": str(folder), "device": "cpu", **merged.get("model", {})}}
 
 
 def free_port():
@@ -44,66 +77,191 @@ def in_processes(size, task, *arguments):
     ]
     for process in processes:
         process.start()
-    found = dict(answers.get(timeout=120) for _ in processes)
+    found = dict(answers.get(timeout=240) for _ in processes)
     for process in processes:
         process.join(30)
     return [found[rank] for rank in range(size)]
 
 
+def brightness(images, prompts):
+    return images.mean((1, 2, 3)).tolist()
+
+
+def trained(world, folder, model_folder, objective, rank, changes):
+    """The weights of all roles after a run, and its metrics without times."""
+    config = check_config(
+        settings_of(model_folder, objective=objective, policy={"lora_rank": rank, "lora_alpha": 8}, **changes)
+    )
+    directory = RunDirectory.create(folder, config) if world.rank == 0 else Bystander(folder)
+    prompts = PromptSet(tuple(f"{count} circles" for count in range(9)), tuple("abc" * 3))
+    trainer = Trainer(
+        config, directory, load_model(**config.model.model_dump()), train_prompts=prompts, held_out_prompts=prompts,
+        rewards={"scenes_graded": brightness}, evaluated=dict.fromkeys(config.evaluation.rewards, brightness),
+        display=Display(Console(file=StringIO()), config), world=world,
+    )  # fmt: skip
+    rows = []
+    once = trainer.iterate
+    trainer.iterate = lambda: rows.append(once()) or rows[-1]
+    summary = trainer.run()
+    for told in (*rows, summary):
+        for name in [name for name in told if name.startswith("seconds") or name == "peak_memory"]:
+            del told[name]
+    weights = {
+        f"{role} {name}": hashlib.sha256(weight.detach().numpy().tobytes()).hexdigest()
+        for role, found in trainer.policy.state().items()
+        for name, weight in found.items()
+    }
+    return weights, rows, summary
+
+
+def worked(world, folder, model_folder):
+    """What runs of all kinds ended with, and what was exchanged."""
+    return {
+        name: trained(world, folder / f"{name}-{world.size}", model_folder, *kind) for name, kind in METHODS.items()
+    }, exchanged(world)
+
+
 def exchanged(world):
-    values = world.exchange({place: torch.full((2,), float(item)) for place, item in world.deal([*range(10, 17)])})
+    values = world.exchange({number: torch.full((2,), float(item)) for number, item in world.deal([*range(10, 17)])})
     sums = [torch.full((3,), float(world.rank + 1), dtype=torch.float64), torch.ones(2, 2, dtype=torch.float64)]
     world.sum(sums)
-    return [value[0].item() for value in values], sums[0].tolist(), sums[1].sum().item()
+    world.check_same({"versions": "1"})
+    with pytest.raises(ConfigError, match=r"process 1 on \S+ has prompts 1, and process 0 on \S+ has 0; give all"):
+        world.check_same({"prompts": world.rank})
+    return (
+        [value[0].item() for value in values],
+        sums[0].tolist(),
+        sums[1].sum().item(),
+        world.share(lambda: world.rank),
+    )
+
+
+def test_the_number_of_processes_changes_no_bit(tmp_path, tiny_pipeline_folder):
+    alone = {
+        name: trained(World(), tmp_path / f"{name}-1", tiny_pipeline_folder, *kind) for name, kind in METHODS.items()
+    }
+    for size in (2, 3):
+        for found, (values, first, second, shared) in in_processes(size, worked, tmp_path, tiny_pipeline_folder):
+            for name, (weights, rows, summary) in alone.items():
+                assert found[name] == (weights, rows, summary), name
+            assert values == [10.0, 11.0, 12.0, 13.0, 14.0, 15.0, 16.0]  # every process learns every number
+            assert first == [size * (size + 1) / 2] * 3
+            assert second == 4 * size
+            assert shared == 0
 
 
 def test_a_world_of_one_needs_no_other():
     world = World()
     assert world.exchange(dict(world.deal("abc"))) == ["a", "b", "c"]
+    assert world.share(lambda: 3) == 3
 
 
-def learned(world, folder, objective, rank):
-    """A fingerprint of weights and metrics after two optimizer steps on an iteration's images."""
-    sections = {"rollout": {"prompts_per_iteration": PROMPTS, "images_per_prompt": IMAGES, "num_inference_steps": 4}}
-    config = check_config(
-        {
-            "objective": objective,
-            "policy": {"lora_rank": rank, "lora_alpha": 8},
-            "learn": {"t_draws": 2, "optimizer_steps": 2, "batch_size": 5, "learning_rate": 1e-3},
-            **sections,
-        }
-    )
-    model, method = load_model(str(folder)), config.objective
-    policy = Policy(model.transformer, lora_rank=rank, lora_alpha=8, slow=method.slow)
-    prompts = [f"{count} circles" for count in range(PROMPTS) for _ in range(IMAGES)]
-    groups = torch.arange(PROMPTS).repeat_interleave(IMAGES)
-    rewards = torch.rand(len(prompts), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    with policy.acting_as("rollout") as transformer:
-        ((_, rollout),) = sample_batches(
-            model, transformer, prompts, stream=Stream.ROLLOUT, address=(0, 0), num_inference_steps=4,
-            solver=config.rollout.solver, plan=method.plan(0, 4, config.rollout.noise_level, None),
-        )  # fmt: skip
-    credit = method.credit(rewards, groups, rollout.edges, config.advantage.model_dump())
-    learner = Learner(config, model, policy, method, {}, lambda count: None, world)
-    scored = Scored(prompts, rollout, rewards, groups, credit, (0, 0))
-    metrics = {**learner.probe(scored), **learner.learn(scored)}
-    digest = hashlib.sha256()
-    for parameter in policy.parameters:
-        digest.update(parameter.detach().numpy().tobytes())
-    return digest.hexdigest(), metrics
+def command(*arguments):
+    # with the child's own copy of the package, wherever the tests are started from
+    return [sys.executable, "-m", "advantageflow", *map(str, arguments)]
 
 
-def worked(world, folder):
-    """What every method of `METHODS` learned, and what was exchanged."""
-    return [learned(world, folder, *method) for method in METHODS], exchanged(world)
+def start(*arguments):
+    return subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def test_the_number_of_processes_changes_no_bit(tiny_pipeline_folder):
-    alone, _ = worked(World(), tiny_pipeline_folder)
-    assert all(metrics["loss"] is not None for _, metrics in alone)
-    for size in (2, 3):
-        for found, (values, first, second) in in_processes(size, worked, tiny_pipeline_folder):
-            assert found == alone
-            assert values == [10.0, 11.0, 12.0, 13.0, 14.0, 15.0, 16.0]  # every process learns every number
-            assert first == [size * (size + 1) / 2] * 3
-            assert second == 4 * size
+def wait_for_row(run, count, process):
+    while process.poll() is None and (
+        not (run / "metrics.jsonl").exists() or len((run / "metrics.jsonl").read_text().splitlines()) < count
+    ):
+        time.sleep(0.02)
+    assert process.poll() is None, process.communicate()[0]
+
+
+def processes_of(run):
+    """Numbers of the processes that work for a run, but for the one that started them."""
+    found = subprocess.run(["pgrep", "-f", f"{run}( |$)"], capture_output=True, text=True).stdout.split()
+    return [int(number) for number in found if b"RANK=1\0" in Path(f"/proc/{number}/environ").read_bytes()]
+
+
+def rows_of(run):
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if not name.startswith("seconds")} for row in rows]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks /proc")
+def test_a_run_is_stopped_killed_and_resumed_by_other_numbers_of_processes(tmp_path, tiny_pipeline_folder):
+    run = {"iterations": 5, "checkpoint_every": 2, "samples_every": 2, "threads": 1}
+    kind = METHODS["images"]
+    recipe = tmp_path / "recipe.yaml"
+    settings = settings_of(tiny_pipeline_folder, objective=kind[0], run=run, learn={"optimizer_steps": 2})
+    recipe.write_text(dump_config(check_config({**settings, "policy": {"lora_rank": 4}})))
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    undisturbed = start("train", recipe, "--output", whole)
+
+    one = start("train", recipe, "--output", parts, "--processes", "3")
+    wait_for_row(parts, 1, one)
+    one.send_signal(signal.SIGTERM)
+    said = one.communicate(timeout=60)[0]
+    assert one.returncode == EXIT_CODE, said
+    assert f"continue with: advantageflow train --resume {parts}" in said
+    count = len(rows_of(parts))
+    assert saved(parts / "checkpoints")[-1] == count < 5  # what was begun is undone, what was done is kept
+
+    two = start("train", "--resume", parts, "--processes", "2")
+    wait_for_row(parts, count + 1, two)
+    os.kill(processes_of(parts)[0], signal.SIGKILL)
+    said = two.communicate(timeout=60)[0]
+    assert two.returncode == 4, said
+    assert "process 1 was ended by SIGKILL" in said
+
+    said = start("train", "--resume", parts).communicate(timeout=120)[0]
+    assert "5 iterations" in said
+    assert "5 iterations" in undisturbed.communicate(timeout=120)[0]
+    assert rows_of(parts) == rows_of(whole)
+    then, now = (load_tensors(place(folder / "checkpoints", 5)) for folder in (whole, parts))
+    for group, tensors in then.items():
+        assert all(torch.equal(tensor, now[group][name]) for name, tensor in tensors.items()), group
+    for file in sorted(path.relative_to(whole) for path in (whole / "samples").rglob("*") if path.is_file()):
+        assert (parts / file).read_bytes() == (whole / file).read_bytes(), file
+
+
+def test_evaluations_and_pictures_are_the_same(tmp_path, tiny_pipeline_folder):
+    model, alone, shared = str(tiny_pipeline_folder), tmp_path / "alone", tmp_path / "shared"
+    scored = {"reward": "scenes_graded", "prompts": "scenes:held_out", "images": 70, "steps": 2}
+    api.evaluate(model, output=alone, quiet=True, **scored)
+    api.sample("a ring", "two", model=model, images=3, steps=2, output=tmp_path / "alone.png", quiet=True)
+    options = [word for name, value in scored.items() for word in (f"--{name}", value)]
+    both = (
+        start("evaluate", model, *options, "--output", shared, "--processes", "2"),
+        start("sample", "a ring", "two", "--images", 3, "--model", model, "--steps", 2, "--output",
+              tmp_path / "shared.png", "--processes=2"),
+    )  # fmt: skip
+    for process in both:
+        said = process.communicate(timeout=120)[0]
+        assert process.returncode == 0, said
+    names = sorted(path.name for path in alone.iterdir())
+    assert names
+    for name in names:
+        assert (shared / name).read_bytes() == (alone / name).read_bytes(), name
+    assert (tmp_path / "shared.png").read_bytes() == (tmp_path / "alone.png").read_bytes()
+
+
+REWARDS = """
+import os, time
+
+def hangs_in_one(images, prompts):
+    if os.environ.get("RANK") == "1" and len(prompts) > 1:
+        time.sleep(1000)
+    return [0.0] * len(prompts)
+"""
+
+
+def test_what_goes_wrong_in_one_process_ends_all_and_is_told_by_it(tmp_path, tiny_pipeline_folder):
+    (tmp_path / "mine.py").write_text(REWARDS)
+    recipe = tmp_path / "recipe.yaml"
+    settings = settings_of(tiny_pipeline_folder, scoring={"timeout": 2, "attempts": 1})
+    recipe.write_text(dump_config(check_config({**settings, "reward": f"{tmp_path}/mine.py:hangs_in_one"})))
+    started = time.monotonic()
+    process = start("train", recipe, "--output", tmp_path / "run", "--processes", "2")
+    said = process.communicate(timeout=90)[0]
+    assert process.returncode == 2
+    assert "process 1: error: the reward" in said
+    assert "hangs_in_one' failed: no answer within 2 seconds" in said
+    assert "Traceback" not in said
+    assert time.monotonic() - started < 60
