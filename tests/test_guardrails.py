@@ -90,7 +90,7 @@ def test_a_run_that_was_stopped_skips_the_same_steps(tmp_path, tiny_pipeline_fol
     iterate = parts.iterate
 
     def stop_after_one():
-        parts.stopping = True
+        parts.world.stopping = parts.iteration == 1
         return iterate()
 
     parts.iterate = stop_after_one

@@ -74,7 +74,6 @@ def sample_batches(
     roots, size = prompts[::leaves], max(batch_size // leaves, 1)
     for _, start in (world or World()).deal(range(0, len(roots), size)):
         chosen, encoded = roots[start : start + size], dict[int, Conditioning]()
-        numbers = range(start * leaves, (start + len(chosen)) * leaves)
 
         def velocity(
             x_t: Tensor, t: Tensor, chosen: list[str] = chosen, encoded: dict[int, Conditioning] = encoded
@@ -97,7 +96,7 @@ def sample_batches(
                 drawn = Rollout(ODE_SOLVERS[solver](velocity, x, sigmas))
             else:
                 drawn = Rollout(*walk(velocity, x, sigmas, plan, solver, lambda step, nodes: fresh(1 + step, nodes)))
-        yield numbers, drawn
+        yield range(start * leaves, (start + len(chosen)) * leaves), drawn
 
 
 def _check_path(model: FlowModel, solver: str, plan: Plan | None) -> None:

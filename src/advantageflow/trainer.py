@@ -297,4 +297,4 @@ class Trainer:
         self.watch.restore(self.world.share(self.directory.metrics))
         drawn = self.iteration % self.config.run.samples_every == 0
         if record is not None and drawn and not self.world.share(lambda: self.directory.has_samples(self.iteration)):
-            self._draw_samples()  # it was stopped before
+            self._draw_samples("average" if self.iteration else "reference")  # it was stopped before

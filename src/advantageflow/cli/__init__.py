@@ -66,8 +66,9 @@ def _leave(code: int) -> NoReturn:
 
 
 def _shares_work() -> bool:
-    """Whether this is one of several processes."""
-    return os.environ.get("WORLD_SIZE", "1") != "1"
+    """Whether this is one of several processes, which have met."""
+    distributed: Any = sys.modules.get("torch.distributed")
+    return bool(distributed and distributed.is_initialized())
 
 
 def _whose() -> str:
