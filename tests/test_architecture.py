@@ -23,7 +23,7 @@ flow solvers walks advantages
 objectives
 worlds prompts.geneval prompts.ocr
 rewards
-config config_rules methods evaluated reading
+config config_types config_rules methods evaluated reading
 prompts pairs
 adapters policy optimizers models
 rollout evaluation sources

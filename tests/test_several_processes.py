@@ -35,7 +35,7 @@ from advantageflow.world import World, joined
 METHODS = {
     "images": ("advantageflow", 4, {"learn": {"optimizer_steps": 2}}),
     "windows": ("mix-grpo", 4, {"model": {"dtype": "bfloat16"}}),
-    "groups": ("crd", 4, {}),
+    "groups": ("crd", 4, {"rollout": {"ahead": 1}}),
     "trees": ("branch-grpo", 4, {"rollout": {"images_per_prompt": 4}}),
     "all weights": ("advantageflow", 0, {}),
 }

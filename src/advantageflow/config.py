@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import copy
-import os.path
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, model_validator
 
 from advantageflow.config_errors import check_plain, explain
 from advantageflow.config_rules import check_combination, check_method, check_pairs
 from advantageflow.config_rules import check_label as check_label
+from advantageflow.config_types import (
+    LARGE,
+    MOST_SHOWN,
+    Count,
+    NonNegative,
+    NumberShown,
+    PathText,
+    Pixels,
+    Positive,
+    Section,
+)
 from advantageflow.errors import ConfigError as ConfigError
 from advantageflow.errors import shown
 from advantageflow.evaluated import DEFAULT_REWARD, add_trained, inherit, labels, trained_on
@@ -35,18 +36,6 @@ from advantageflow.walk_plan import Plan
 WORLDS = ("scenes", "words")  # built-in models, with prompts of their own
 ODESolver = Literal["dpm2", "euler", "heun"]
 SDESolver = Literal["flow_sde", "dance_sde", "cps", "ddim", "memoryless"]
-LARGE = 1e8  # beyond any sensible setting; keeps products and timers finite
-Positive = Annotated[float, Field(gt=0, le=LARGE)]
-NonNegative = Annotated[float, Field(ge=0, le=LARGE)]
-Count = Annotated[int, Field(ge=1, le=10**8)]
-MOST_SHOWN = 256
-NumberShown = Annotated[int, Field(ge=1, le=MOST_SHOWN)]
-Pixels = Annotated[int, Field(ge=1, le=16384)]
-PathText = Annotated[str, AfterValidator(os.path.expanduser)]  # `~` is the home directory
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
 
 class ModelSettings(Section):
@@ -132,6 +121,9 @@ class RolloutSettings(Section):
     )
     noise_level: Positive = Field(0.7, description="of an SDE")
     batch_size: Count = Field(64, description="images sampled at once")
+    ahead: Literal[0, 1] = Field(
+        0, description="iterations that are drawn before an earlier one is scored and learned from, for slow rewards"
+    )
 
 
 class AdvantageSettings(Section):

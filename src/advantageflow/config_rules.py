@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from advantageflow.config import Config
     from advantageflow.objectives.base import Method
 
-ROLES = ("learner", "rollout", "average", "reference", "critic")  # and a method's own
+ROLES = ("learner", "rollout", "average", "reference", "critic", "ahead")  # and a method's own
 OWN_KEYS = ("tasks", "all", "task", "prompt", "index", "scores", "iteration", "seconds")
 
 
@@ -74,6 +74,7 @@ def check_method(config: Config, method: Method, odes: tuple[str, ...], sdes: tu
             "a weighted sum; set scoring.combine=sum"
         )
     _check_roles(method)
+    _check_ahead(config, method)
     try:
         method.check(config)
         plan = config.walk_plan()
@@ -115,6 +116,17 @@ def _check_roles(method: Method) -> None:
                 f"objective {method.name!r} sees {shown(role)}; allowed for a {method.family} method: "
                 f"{', '.join(known) or 'nobody'}"
             )
+
+
+def _check_ahead(config: Config, method: Method) -> None:
+    """Images of a policy that lags by an iteration are for methods that do not ask how likely it was to draw them."""
+    why = f"objective {method.name!r} learns from images of the policy as it is; choose a forward method, or set"
+    if config.rollout.source is not None:
+        why = "rollout.source brings the images; set"
+    elif method.family == "forward":
+        return
+    if config.rollout.ahead:
+        raise ConfigError(f"rollout.ahead is {config.rollout.ahead}, but {why} rollout.ahead=0")
 
 
 def check_pairs(config: Config, method: Method) -> None:

@@ -149,7 +149,7 @@ def _weights(facts: ModelFacts, config: Config) -> float:
     """The transformer, and of what is trained: copies for each role, gradients, and the optimizer's state."""
     bits = {"8bit": 1.0, "4bit": 0.5}.get(config.model.quantization or "", BYTES[config.model.dtype])
     moments = 2 if config.learn.optimizer == "adamw_8bit" else 8
-    copies = 3 + len(config.objective.slow)  # rollout, average, the gradient; a method's own
+    copies = 3 + len(config.objective.slow) + config.rollout.ahead  # rollout, average, the gradient; others
     if config.policy.lora_rank:
         adapter = facts.layers * 8 * 2 * facts.width * config.policy.lora_rank / 1e9
         return facts.parameters * bits + adapter * ((1 + copies) * 4 + moments)

@@ -24,6 +24,7 @@ Role = str  # learner, rollout, average, reference, or a method's own
 # names. arXiv 2509.16117's code adapts those of `attn`; the second attention of SD3.5's dual blocks is `attn2`.
 PROJECTIONS = ("to_k", "to_q", "to_v", "to_out.0", "add_k_proj", "add_q_proj", "add_v_proj", "to_add_out")
 LORA_TARGETS = {"attention": tuple(f"attn.{name}" for name in PROJECTIONS), "all_attention": PROJECTIONS}
+AHEAD: Role = "ahead"  # the rollout policy as it was an iteration before, see `sources.AheadSource`
 ADAPTERS: tuple[Role, ...] = ("learner", "rollout", "average")
 
 
@@ -140,6 +141,11 @@ class Policy:
             torch._foreach_copy_(self.weights[role], self.weights["learner"])
         else:
             torch._foreach_lerp_(self.weights[role], self.weights["learner"], 1 - decay)
+
+    @torch.no_grad()
+    def follow(self, role: Role, other: Role) -> None:
+        """θ_role <- θ_other."""
+        torch._foreach_copy_(self.weights[role], self.weights[other])
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         """The weights of every trained role, by role and parameter name."""

@@ -13,9 +13,9 @@ from advantageflow.config import Config
 from advantageflow.models.base import FlowModel
 from advantageflow.objectives.base import Method
 from advantageflow.pairs import Pair, read_picture
-from advantageflow.policy import Policy
+from advantageflow.policy import AHEAD, Policy
 from advantageflow.prompts import PromptSet
-from advantageflow.rewards.scoring import Scorer
+from advantageflow.rewards.scoring import Scorer, Waiting
 from advantageflow.rollout import Rollout, sample_batches
 from advantageflow.seeding import Stream
 from advantageflow.world import World
@@ -62,6 +62,7 @@ class PolicySource:
         self.config, self.model, self.policy, self.method = config, model, policy, method
         self.prompts, self.scorer, self.advance, self.world = prompts, scorer, advance, world
         self.weights: Mapping[str, float] = config.reward_weights
+        self.role = "rollout"  # whose images they are
 
     def draw(self, iteration: int) -> tuple[list[str], Rollout]:
         settings, metadata = self.config.rollout, self.prompts.by_text
@@ -69,7 +70,7 @@ class PolicySource:
         chosen = self.prompts.draw(iteration * count, count, self.config.seed)
         prompts = [self.prompts.texts[i] for i in chosen for _ in range(settings.images_per_prompt)]
         mine: dict[int, Rollout] = {}
-        with self.policy.acting_as("rollout") as transformer:
+        with self.policy.acting_as(self.role) as transformer:
             for numbers, batch in sample_batches(
                 self.model,
                 transformer,
@@ -97,6 +98,40 @@ class PolicySource:
         groups = rollout.x0.unflatten(0, (-1, self.config.rollout.images_per_prompt))
         variance: float = groups.var(1).mean().item()
         return variance
+
+
+class AheadSource:
+    """Draws the next iteration's images before this one's scores are asked for, so that slow rewards cost no time.
+
+    Images are drawn by the rollout policy as it was an iteration before. Those weights are the role AHEAD, from which a
+    resumed run draws again what was drawn already.
+    """
+
+    def __init__(self, source: PolicySource) -> None:
+        self.source, self.weights = source, source.weights
+        source.role = AHEAD
+        self._next: tuple[int, list[str], Rollout, Waiting] | None = None
+        self._waiting: Waiting = {}
+
+    def draw(self, iteration: int) -> tuple[list[str], Rollout]:
+        if self._next is None or self._next[0] != iteration:
+            self._prepare(iteration)
+        assert self._next is not None
+        _, prompts, rollout, self._waiting = self._next
+        self.source.policy.follow(AHEAD, "rollout")
+        self._next = None
+        if iteration + 1 < self.source.config.run.iterations:
+            self._prepare(iteration + 1)
+        return prompts, rollout
+
+    def _prepare(self, iteration: int) -> None:
+        self._next = iteration, *self.source.draw(iteration), self.source.scorer.take()
+
+    def scores(self) -> dict[str, Tensor]:
+        return self.source.scorer.results(self._waiting)
+
+    def diversity(self, rollout: Rollout) -> float | None:
+        return self.source.diversity(rollout)
 
 
 class PairSource:
@@ -135,3 +170,21 @@ class PairSource:
 
     def diversity(self, rollout: Rollout) -> float | None:
         return None
+
+
+def source_of(
+    config: Config,
+    model: FlowModel,
+    policy: Policy,
+    method: Method,
+    prompts: PromptSet,
+    pairs: Sequence[Pair] | None,
+    scorer: Scorer,
+    advance: Callable[[int], None],
+    world: World,
+) -> Source:
+    """What a run's settings want to learn from."""
+    if pairs is not None:
+        return PairSource(config, model, pairs, advance, world)
+    source = PolicySource(config, model, policy, method, prompts, scorer, advance, world)
+    return AheadSource(source) if config.rollout.ahead else source

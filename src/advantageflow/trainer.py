@@ -29,7 +29,7 @@ from advantageflow.learning import Scored
 from advantageflow.models.base import FlowModel
 from advantageflow.objectives.base import Method
 from advantageflow.pairs import Pair
-from advantageflow.policy import LORA_TARGETS, Policy, Role
+from advantageflow.policy import AHEAD, LORA_TARGETS, Policy, Role
 from advantageflow.prompts import PromptSet
 from advantageflow.rewards import Reward
 from advantageflow.rewards.scoring import Scorer
@@ -40,7 +40,7 @@ from advantageflow.run.metrics import MetricsWriter, reward_metrics
 from advantageflow.run.progress import Display
 from advantageflow.run.watch import Watch, constant_rewards_advice
 from advantageflow.seeding import Stream, address_seed
-from advantageflow.sources import PairSource, PolicySource, Source
+from advantageflow.sources import source_of
 from advantageflow.world import AskedToStopError, World
 
 TRAINING = ("sampling", "scoring", "learning")  # stages of an iteration, evaluation aside
@@ -89,17 +89,15 @@ class Trainer:
             lora_alpha=settings.lora_alpha,
             targets=LORA_TARGETS[settings.lora_targets],
             seed=seed,
-            slow=self.method.slow,
+            slow=(*self.method.slow, *[AHEAD] * config.rollout.ahead),
             critic=critic.to(model.device) if critic is not None else None,
         )
         self.decays = {"rollout": decay_of(settings.rollout_decay, settings.rollout_every), **self.method.slow}
         self.learner = Learner(config, model, self.policy, self.method, rewards, advance, self.world)
         limits = config.scoring
         self.scorer = Scorer(rewards, attempts=limits.attempts, timeout=limits.timeout, world=self.world)
-        self.source: Source = (
-            PolicySource(config, model, self.policy, self.method, train_prompts, self.scorer, advance, self.world)
-            if pairs is None
-            else PairSource(config, model, pairs, advance, self.world)
+        self.source = source_of(
+            config, model, self.policy, self.method, train_prompts, pairs, self.scorer, advance, self.world
         )
         self.iteration = 0
         self.before: dict[str, Any] | None = None
@@ -210,7 +208,8 @@ class Trainer:
 
     def _begin(self) -> None:
         """Remember the run before an iteration; its weights, where one can be stopped after an optimizer step."""
-        torn = self.config.learn.optimizer_steps > 1 or self.config.evaluation.is_due(self.iteration + 1)
+        config = self.config
+        torn = config.learn.optimizer_steps > 1 or config.rollout.ahead or config.evaluation.is_due(self.iteration + 1)
         self._begun = self._record(), self.keeper.copy() if torn else None
 
     def _undo(self) -> None:

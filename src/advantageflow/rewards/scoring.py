@@ -119,6 +119,9 @@ def _call(
         raise TimeoutError(f"no answer within {timeout:g} seconds") from error
 
 
+Waiting = dict[int, dict[str, Future[Tensor]]]  # number of a batch's first image -> reward -> its scores
+
+
 class Scorer:
     """Scores batches of images by several rewards in the background, each reward in threads of its own.
 
@@ -140,7 +143,7 @@ class Scorer:
     ) -> None:
         self.rewards, self.attempts, self.timeout, self.world = rewards, attempts, timeout, world or World()
         self._threads = {name: ThreadPoolExecutor(getattr(reward, "workers", 1)) for name, reward in rewards.items()}
-        self._waiting: dict[int, dict[str, Future[Tensor]]] = {}
+        self._waiting: Waiting = {}
         self._next = 0  # the number of the image after the last one
 
     def submit(
@@ -164,14 +167,22 @@ class Scorer:
             for name, reward in self.rewards.items()
         }
 
-    def results(self) -> dict[str, Tensor]:
+    def take(self) -> Waiting:
+        """The batches that were submitted since the last call of this or of `results`, for a later one."""
+        waiting, self._waiting, self._next = self._waiting, {}, 0
+        return waiting
+
+    def results(self, waiting: Waiting | None = None) -> dict[str, Tensor]:
         """The scores of all batches submitted since the last call, joined: name -> float64 [images].
+
+        Args:
+            waiting: of these batches instead, which were taken.
 
         Raises:
             RewardError: see `score`.
             AskedToStopError: a process was asked to stop; it waits for no further score.
         """
-        waiting, self._waiting, self._next = self._waiting, {}, 0
+        waiting = self.take() if waiting is None else waiting
         try:
             mine = {
                 first: {name: self._result(call) for name, call in calls.items()} for first, calls in waiting.items()
