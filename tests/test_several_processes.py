@@ -36,7 +36,7 @@ METHODS = {
     "images": ("advantageflow", 4, {"learn": {"optimizer_steps": 2}}),
     "windows": ("mix-grpo", 4, {"model": {"dtype": "bfloat16"}}),
     "groups": ("crd", 4, {"rollout": {"ahead": 1}}),
-    "trees": ("branch-grpo", 4, {"rollout": {"images_per_prompt": 4}}),
+    "trees": ("branch-grpo", 4, {"rollout": {"images_per_prompt": 4}, "model": {"dtype": "float16"}}),
     "all weights": ("advantageflow", 0, {}),
 }
 SETTINGS = {  # nothing divides evenly

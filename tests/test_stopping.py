@@ -64,3 +64,22 @@ def test_stopped_anywhere_it_goes_on_to_the_bit(tmp_path, tiny_pipeline_folder, 
     assert sampled_iterations(folder / "samples") == sampled_iterations(whole / "samples") == [0, 1, 2]
     for file in (whole / "samples").rglob("*.json"):
         assert (folder / file.relative_to(whole)).read_bytes() == file.read_bytes()
+
+
+def test_a_folder_that_vanishes_ends_the_run_and_is_not_made_again(tmp_path, tiny_pipeline_folder):
+    folder, elsewhere = tmp_path / "run", tmp_path / "moved"
+    trainer = make_trainer(make_config(**CONFIG), folder, tiny_pipeline_folder)
+    iterate = trainer.iterate
+
+    def moved():
+        if trainer.iteration == 1:
+            folder.rename(elsewhere)
+        return iterate()
+
+    trainer.iterate = moved
+    with pytest.raises(FileNotFoundError) as refused:
+        trainer.run()
+    assert str(folder) in str(refused.value)
+    assert not folder.exists()
+    assert saved(elsewhere / "checkpoints") == [0, 1]
+    assert run_of(elsewhere, tiny_pipeline_folder)[0] is not None

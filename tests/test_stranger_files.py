@@ -50,6 +50,7 @@ def test_a_model_runs_no_code_of_its_own(part, value, file, tiny_pipeline_folder
 
 def test_a_manifest_names_files_of_its_checkpoint_alone(tmp_path):
     (tmp_path / "x").write_text("mine")
+    (tmp_path / "run").mkdir()
     save_state(tmp_path / "run" / "000001", {}, {})
     file = tmp_path / "run" / "000001" / "manifest.json"
     content = json.loads(file.read_text())

@@ -40,6 +40,8 @@ def export(
     if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"{output} is not an empty folder; choose another --output")
     targets = {name: output.resolve() if output else run / f"{name}-{number:06d}" for name in EXPORTS}
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
     with nullcontext() if output else locked(run):  # elsewhere nobody else writes, and the run may go on
         done = copy_export(source, targets)
     label = directory.config().best_score

@@ -30,11 +30,14 @@ FORMAT = 2  # of state.json; 1, which does not say so, had no manifest
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """A directory to fill under a temporary name, renamed to `path` when the block ends without an error."""
+    """A directory to fill under a temporary name, renamed to `path` when the block ends without an error.
+
+    The folder that it is in has to be there: that of a run which has vanished is not made again, without what it held.
+    """
     temporary, retired = (path.with_name(f".{path.name}.{state}") for state in ("partial", "retired"))
     shutil.rmtree(temporary, ignore_errors=True)
     with writing(path):
-        temporary.mkdir(parents=True)
+        temporary.mkdir()
         try:
             yield temporary
             for part in temporary.rglob("*"):
