@@ -87,10 +87,15 @@ def test_the_documentation_is_what_the_classes_say(monkeypatch):
     )
 
 
-def test_results_are_linked_where_there_are_any(tmp_path):
-    (tmp_path / "methods.md").write_text("| |")
+def test_results_are_shown_and_linked_where_there_are_any(tmp_path):
+    (tmp_path / "methods.md").write_text(
+        "### other\n\nHeld-out:\n\n| a |\n|---|\n\n| costs |\n\n### second\n\nOf:\n\n| b |\n"
+    )
     assert "](../" not in markdown([], tmp_path / "none.md").partition("can be differentiated.")[2]
-    assert f"](../{tmp_path / 'methods.md'})" in markdown([], tmp_path / "methods.md")
+    told = markdown([], tmp_path / "methods.md")
+    assert f"](../{tmp_path / 'methods.md'})" in told
+    assert "### Other\n\nHeld-out:\n\n| a |\n|---|\n\n### Second\n\nOf:\n\n| b |\n" in told
+    assert "costs" not in told
 
 
 @pytest.mark.parametrize("name", names())

@@ -46,7 +46,7 @@ def markdown(methods: Sequence[Description], results: Path) -> str:
     """docs/methods.md.
 
     Args:
-        results: what was measured of all methods; linked where there is such a file.
+        results: what was measured of all methods; where there is such a file, the scores in it are shown.
     """
     rows = []
     for method in methods:
@@ -56,8 +56,19 @@ def markdown(methods: Sequence[Description], results: Path) -> str:
         rows.append([cell or "–" for cell in cells])
     parts = [HEAD, markdown_table(["objective", "method", "paper", "family", "sees", "recipes"], rows)]
     if results.is_file():
-        parts.append(f"What they learn in one world: [{results.as_posix()}](../{results.as_posix()}).")
+        link = f"[{results.as_posix()}](../{results.as_posix()})"
+        parts.append(
+            "## What they learn\n\nIn one small world, from as many images each; intervals are of 95 % over seeds."
+        )
+        parts += _scores(results.read_text(encoding="utf-8"))
+        parts.append(f"Costs, tasks and where the runs were made: {link}.")
     return "\n".join([*(f"{part.rstrip()}\n" for part in parts), *(page_of(method) for method in methods)])
+
+
+def _scores(results: str) -> list[str]:
+    """Of a file of results each panel's name, what is measured, and the first table."""
+    panels = [panel.strip().split("\n\n") for panel in results.split("### ")[1:]]
+    return ["\n\n".join([f"### {panel[0].capitalize()}", *panel[1:3]]) for panel in panels]
 
 
 def page_of(method: Description) -> str:
