@@ -31,12 +31,13 @@ from advantageflow.run.progress import Display
 from advantageflow.trainer import Trainer
 from advantageflow.world import World, joined
 
-# name, LoRA rank and more: images, windows, groups, trees, all weights
+# name, LoRA rank and more
 METHODS = {
     "images": ("advantageflow", 4, {"learn": {"optimizer_steps": 2}}),
     "windows": ("mix-grpo", 4, {"model": {"dtype": "bfloat16"}}),
     "groups": ("crd", 4, {"rollout": {"ahead": 1}}),
     "trees": ("branch-grpo", 4, {"rollout": {"images_per_prompt": 4}, "model": {"dtype": "float16"}}),
+    "gradients": ("draft", 4, {"rollout": {"solver": "euler"}}),
     "all weights": ("advantageflow", 0, {}),
 }
 SETTINGS = {  # nothing divides evenly
@@ -85,6 +86,9 @@ def in_processes(size, task, *arguments):
 
 def brightness(images, prompts):
     return images.mean((1, 2, 3)).tolist()
+
+
+brightness.with_gradient = lambda images, prompts: images.mean((1, 2, 3))
 
 
 def trained(world, folder, model_folder, objective, rank, changes):
