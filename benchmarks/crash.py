@@ -1,6 +1,6 @@
 """Kill a run again and again, damage its newest checkpoint now and then, and see that it ends as if nothing had been.
 
-    python benchmarks/crash.py [--kills 100] [--model FOLDER] [--iterations 500] [--seed 0]
+    python benchmarks/crash.py [--kills 100] [--model FOLDER] [--iterations 450] [--seed 0] [--minutes 600]
 
 Every other part of the killed run is shared by two processes, of which one or the one that started them is killed. A
 quarter of the kills come while a checkpoint is written, an eighth while a run starts, the others at any moment.
@@ -220,14 +220,21 @@ def difference(one: Path, other: Path) -> list[str]:
     return found
 
 
-def crash(model: str, kills: int, iterations: int, seed: int, folder: Path) -> dict[str, object]:
-    """Run undisturbed, and killed so often; what was done and what is not as it should be."""
+def crash(model: str, kills: int, iterations: int, seed: int, folder: Path, minutes: float = 600) -> dict[str, object]:
+    """Run undisturbed, and killed so often; what was done and what is not as it should be.
+
+    Args:
+        minutes: after which no further kill comes.
+    """
     settings = [f"model.path={model}", *SETTINGS, f"run.iterations={iterations}"]
     rng, counts = random.Random(seed), Counter[str]()
     whole, killed = folder / "whole", folder / "killed"
     finish("scenes", *settings, "--output", str(whole))
     begin, go_on = ["scenes", *settings, "--output", str(killed)], ["--resume", str(killed)]
+    end = time.monotonic() + 60 * minutes
     for number in range(kills):
+        if time.monotonic() > end:
+            break
         writing = 4 * counts["while a checkpoint was written"] <= number
         moment = "writing" if writing else "starting" if number % 8 == 7 else "training"
         arguments = (go_on if checkpoints(killed) else begin) + ["--processes", "2"] * (number % 2)
@@ -273,14 +280,15 @@ def tiny_model(folder: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--iterations", type=int, default=500)
+    parser.add_argument("--iterations", type=int, default=450)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="", help="a pipeline folder; by default a tiny random one is made")
+    parser.add_argument("--minutes", type=float, default=600, help="no further kill after so many")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         model = options.model or tiny_model(Path(name) / "model")
         start = time.monotonic()
-        found = crash(model, options.kills, options.iterations, options.seed, Path(name))
+        found = crash(model, options.kills, options.iterations, options.seed, Path(name), options.minutes)
     print(json.dumps({**found, "minutes": round((time.monotonic() - start) / 60, 1)}))
     faults = ("unreadable", "orphans", "rows_lost", "rows_doubled", "differs")
     sys.exit(any(found[name] for name in faults) or found["kills"] != options.kills)
