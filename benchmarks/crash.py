@@ -178,10 +178,12 @@ def kill(moment: str, arguments: list[str], run: Path, rng: random.Random, count
     return "launcher" if shared and name == "process" else name
 
 
-def unreadable(run: Path) -> int:
-    """How many checkpoints cannot be read."""
+def unreadable(run: Path, spoiled: Path | None) -> int:
+    """How many checkpoints cannot be read, but for one that was damaged on purpose and is still in its place."""
     count = 0
     for path in checkpoints(run):
+        if path == spoiled:
+            continue
         try:
             load_state(path)
         except DamagedError as error:
@@ -227,7 +229,7 @@ def crash(model: str, kills: int, iterations: int, seed: int, folder: Path, minu
         minutes: after which no further kill comes.
     """
     settings = [f"model.path={model}", *SETTINGS, f"run.iterations={iterations}"]
-    rng, counts = random.Random(seed), Counter[str]()
+    rng, counts, spoiled = random.Random(seed), Counter[str](), None
     whole, killed = folder / "whole", folder / "killed"
     finish("scenes", *settings, "--output", str(whole))
     begin, go_on = ["scenes", *settings, "--output", str(killed)], ["--resume", str(killed)]
@@ -242,11 +244,12 @@ def crash(model: str, kills: int, iterations: int, seed: int, folder: Path, minu
         if victim is None:
             break
         counts["kills"] += 1
-        counts["unreadable"] += unreadable(killed)
+        spoiled = spoiled if moment == "starting" else None  # a run that goes on sets it aside
+        counts["unreadable"] += unreadable(killed, spoiled)
         said = f"kill {counts['kills']}: {victim} ({moment})"
         if number % 3 == 1 and moment != "starting":
-            newest = checkpoints(killed)[-1]
-            said += f"; {newest.name}: {DAMAGES[counts['damaged'] % len(DAMAGES)](newest, rng)}"
+            spoiled = checkpoints(killed)[-1]
+            said += f"; {spoiled.name}: {DAMAGES[counts['damaged'] % len(DAMAGES)](spoiled, rng)}"
             counts["damaged"] += 1
         print(said, flush=True)
     finish(*go_on)
