@@ -22,6 +22,7 @@ from advantageflow.config import check_config, dump_config
 from advantageflow.errors import ConfigError
 from advantageflow.models import load_model
 from advantageflow.prompts import PromptSet
+from advantageflow.ranks import FIRST_PORT
 from advantageflow.run.bystander import Bystander
 from advantageflow.run.checkpoint import load_tensors
 from advantageflow.run.directory import RunDirectory
@@ -165,8 +166,14 @@ def command(*arguments):
     return [sys.executable, "-m", "advantageflow", *map(str, arguments)]
 
 
-def start(*arguments):
-    return subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def start(*arguments, **environment):
+    return subprocess.Popen(
+        command(*arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **environment},
+    )
 
 
 def wait_for_row(run, count, process):
@@ -269,3 +276,53 @@ def test_what_goes_wrong_in_one_process_ends_all_and_is_told_by_it(tmp_path, tin
     assert "hangs_in_one' failed: no answer within 2 seconds" in said
     assert "Traceback" not in said
     assert time.monotonic() - started < 60
+
+
+def slurm_tasks(*commands):
+    """Processes as srun starts them on one machine; what each said, and its exit code."""
+    job = str(free_port() - FIRST_PORT)
+    step = {"SLURM_STEP_NUM_TASKS": str(len(commands)), "SLURM_STEP_NODELIST": "localhost", "SLURM_JOB_ID": job}
+    tasks = [
+        start(*words, **step, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank), OMP_NUM_THREADS="1")
+        for rank, words in enumerate(commands)
+    ]
+    said = [task.communicate(timeout=120)[0] for task in tasks]
+    return said, [task.returncode for task in tasks]
+
+
+def test_slurm_starts_a_run_and_goes_on_with_it(tmp_path, tiny_pipeline_folder):
+    recipe, run = tmp_path / "recipe.yaml", tmp_path / "run"
+    settings = settings_of(tiny_pipeline_folder, run={"iterations": 1}, evaluation={"every": 10, "num_images": 2})
+    recipe.write_text(dump_config(check_config(settings)))
+    begin, go_on = ("train", recipe, "--output", run), ("train", "--resume", run)
+    said, codes = slurm_tasks(begin, begin)
+    assert codes == [0, 0], said
+    assert "1 iterations" in said[0]
+    assert not said[1]
+    assert len(rows_of(run)) == 1
+
+    said, codes = slurm_tasks(go_on, begin)  # a machine that does not see the run's folder
+    assert codes == [2, 2], said
+    assert "process 1 on" in said[0]
+    assert "has command 'train', and process 0 on" in said[0]
+    assert "'train --resume'; give all processes the same command" in said[0]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks /proc")
+def test_processes_end_with_torchrun(tmp_path, tiny_pipeline_folder):
+    recipe, run = tmp_path / "recipe.yaml", tmp_path / "run"
+    recipe.write_text(dump_config(check_config(settings_of(tiny_pipeline_folder, run={"iterations": 500}))))
+    torchrun = subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "advantageflow", "train",
+         recipe, "--output", run, "run.threads=1"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    wait_for_row(run, 1, torchrun)
+    workers = subprocess.run(["pgrep", "-P", str(torchrun.pid)], capture_output=True, text=True).stdout.split()
+    assert len(workers) == 2
+    torchrun.kill()
+    torchrun.communicate(timeout=30)  # to the end of what the processes say
+    end = time.monotonic() + 30
+    while any(Path(f"/proc/{number}/fd").exists() and os.listdir(f"/proc/{number}/fd") for number in workers):
+        assert time.monotonic() < end
+        time.sleep(0.1)

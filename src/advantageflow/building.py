@@ -70,8 +70,8 @@ def train_new(config: Config, folder: Path, console: Console, given: Mapping[str
         Stopped: by a signal.
     """
     with joined() as world:
+        world.check_same({"command": "train", "settings": of_value(flat(config))})
         world = world.patient(_patience(config))
-        world.check_same({"settings": of_value(flat(config))})
         world.share(partial(RunDirectory.check_new, folder))
         inputs = load_inputs(config, console, given)
         with locked(folder) if world.rank == 0 else nullcontext():
@@ -99,6 +99,7 @@ def train_on(
     """
     overrides = list(changes)
     with joined() as world:
+        world.check_same({"command": "train --resume"})  # where the processes disagree, all is told and none waits
         world.share(partial(_check_run, folder))
         with locked(folder) if world.rank == 0 else nullcontext():
             directory, config, summary = _open(folder, overrides, world)

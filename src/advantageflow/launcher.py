@@ -14,6 +14,7 @@ from subprocess import DEVNULL, Popen
 from typing import IO, Any
 
 from advantageflow.errors import LostError
+from advantageflow.run.interrupts import EXIT_CODE
 from advantageflow.studies.children import ended_by_signals, forget, start
 
 LOOK_SECONDS = 0.1
@@ -65,7 +66,8 @@ def _environment(rank: int, processes: int, port: int) -> Mapping[str, str]:
 def _wait(children: Mapping[int, Popen[Any]]) -> dict[int, int]:
     """The exit codes of all, in the order in which they ended.
 
-    After one has failed the others find that out as they speak with it; those that do not end are killed.
+    After one has failed the others find that out as they speak with it; those that do not end are killed. A run that
+    was asked to stop has not failed, and its first process may take its time to save.
     """
     ended: dict[int, int] = {}
     failed: float | None = None
@@ -74,7 +76,7 @@ def _wait(children: Mapping[int, Popen[Any]]) -> dict[int, int]:
             if rank not in ended and child.poll() is not None:
                 forget(child)
                 ended[rank] = child.returncode
-                if child.returncode and failed is None:
+                if child.returncode not in (0, EXIT_CODE) and failed is None:
                     failed = time.monotonic()
         if failed is not None and time.monotonic() - failed > GRACE_SECONDS:
             for child in children.values():

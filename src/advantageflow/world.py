@@ -102,7 +102,7 @@ class World:
                 if theirs.get(name) != value:
                     raise ConfigError(
                         f"process {rank} on {host} has {name} {shown(theirs.get(name), 60)}, and process 0 on "
-                        f"{hosts[0][0]} has {shown(value, 60)}; give all processes the same files and versions"
+                        f"{hosts[0][0]} has {shown(value, 60)}; give all processes the same command, files and versions"
                     )
 
     def patient(self, timeout: timedelta) -> World:

@@ -91,8 +91,13 @@ def _stop(number: signal.Signals) -> None:
 
 
 def end_with_parent() -> None:
-    """In a child: be killed soon after the process that started it has gone, however that went."""
+    """In a child: be killed soon after the process that started it has gone, however that went.
+
+    So are those of torchrun and accelerate launch, which would leave theirs at work behind them.
+    """
     parent = os.environ.pop(PARENT, "")
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        parent = str(os.getppid())
     if not parent.isdigit():
         return
 
