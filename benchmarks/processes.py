@@ -2,8 +2,8 @@
 
     python benchmarks/processes.py [--repeats 5] [--iterations 8] [--threads 1] [--quick]
 
-Both load the machine in the same way: two processes, each with so many threads. Efficiency is the shared run's images a
-second, divided by those of both runs together. The two are measured in turn, and medians are printed as JSON, with the
+Both load the machine in the same way: two processes, each with so many threads. Efficiency is the shared run's iterations
+a second, divided by those of both runs together. The two are measured in turn, and medians are printed as JSON, with the
 seconds that an iteration's exchanges take in a world of one process.
 """
 
@@ -24,10 +24,11 @@ import torch
 from advantageflow.world import World
 
 SETTINGS = (
-    "rollout.prompts_per_iteration=8", "rollout.images_per_prompt=8", "rollout.batch_size=8", "learn.batch_size=16",
-    "learn.t_draws=2", "evaluation.num_images=2", "evaluation.num_inference_steps=2", "evaluation.every=1000",
-    "run.samples_every=1000", "run.checkpoint_every=1000", "run.constant_rewards_stop=0", "model.device=cpu",
+    "rollout.batch_size=8", "learn.batch_size=16", "learn.t_draws=2", "evaluation.num_images=2",
+    "evaluation.num_inference_steps=2", "evaluation.every=1000", "run.samples_every=1000", "run.checkpoint_every=1000",
+    "run.constant_rewards_stop=0", "model.device=cpu",
 )  # fmt: skip
+GROUPS = ("rollout.prompts_per_iteration=8", "rollout.images_per_prompt=8")
 QUICK = ("rollout.prompts_per_iteration=2", "rollout.images_per_prompt=2", "rollout.num_inference_steps=2")
 IMAGES = 64  # of an iteration
 STAGES = ("sampling", "scoring", "learning")
@@ -52,7 +53,8 @@ def measure(folder: Path, settings: list[str], threads: int, shared: bool) -> fl
     """Iterations a second of one run that two processes share, or of two runs together."""
     runs = [folder] if shared else [folder.with_name(f"{folder.name}-{number}") for number in range(2)]
     started = [start(run, settings, threads, 2 if shared else 1) for run in runs]
-    if any([process.wait() for process in started]):
+    codes = [process.wait() for process in started]
+    if any(codes):
         raise SystemExit("a run failed; its message is above")
     return sum(1 / seconds(run) for run in runs)
 
@@ -79,7 +81,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="only see that it works")
     options = parser.parse_args()
     repeats, iterations = (1, 3) if options.quick else (options.repeats, options.iterations)
-    settings = [*SETTINGS, *(QUICK if options.quick else ()), f"run.iterations={iterations}"]
+    settings = [*SETTINGS, *(QUICK if options.quick else GROUPS), f"run.iterations={iterations}"]
     found: dict[bool, list[float]] = {True: [], False: []}
     with tempfile.TemporaryDirectory() as name:
         for number in range(repeats):
