@@ -2,9 +2,9 @@
 
     python benchmarks/processes.py [--repeats 5] [--iterations 8] [--threads 1] [--quick]
 
-Both load the machine in the same way: two processes, each with so many threads. Efficiency is the shared run's iterations
-a second, divided by those of both runs together. The two are measured in turn, and medians are printed as JSON, with the
-seconds that an iteration's exchanges take in a world of one process.
+Both load the machine in the same way: two processes, each with so many threads. Efficiency is the shared run's
+iterations a second, divided by those of both runs together. The two are measured in turn, and medians are printed as
+JSON, with the seconds that an iteration's exchanges take in a world of one process.
 """
 
 from __future__ import annotations
