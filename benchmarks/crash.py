@@ -175,7 +175,7 @@ def kill(moment: str, arguments: list[str], run: Path, rng: random.Random, count
     counts["of two processes"] += "--processes" in arguments
     if faster or process.returncode == 0:
         return None
-    return "launcher" if shared and name == "process" else name
+    return "launcher" if name == "process" and "--processes" in arguments else name
 
 
 def unreadable(run: Path, spoiled: Path | None) -> int:
