@@ -246,7 +246,9 @@ def build(
         model = load_and_say(config.model, partial(say, console))
     inputs_now = {**fingerprints, **of_model(model.pipeline.components)}
     if world is not None:
-        world.check_same({**versions(), **inputs_now})
+        world.check_same({**versions(), **inputs_now, "device": model.device.type})
+    display = Display(console, config)
+    model.fits.say = display.say
     trainer = Trainer(
         config,
         directory,
@@ -256,7 +258,7 @@ def build(
         rewards=inputs.rewards,
         evaluated=inputs.evaluated,
         pairs=inputs.pairs,
-        display=Display(console, config),
+        display=display,
         provenance={
             "environment": environment(),
             "inputs": inputs_now,

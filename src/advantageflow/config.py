@@ -15,6 +15,7 @@ from advantageflow.config_rules import check_label as check_label
 from advantageflow.config_types import (
     LARGE,
     MOST_SHOWN,
+    BatchSize,
     Count,
     NonNegative,
     NumberShown,
@@ -120,7 +121,7 @@ class RolloutSettings(Section):
         "dpm2", description="an ODE's (the first three), or the kind of an SDE's steps"
     )
     noise_level: Positive = Field(0.7, description="of an SDE")
-    batch_size: Count = Field(64, description="images sampled at once")
+    batch_size: BatchSize = Field(64, description="images sampled at once, fewer where memory runs out; or auto")
     ahead: Literal[0, 1] = Field(
         0, description="iterations that are drawn before an earlier one is scored and learned from, for slow rewards"
     )
@@ -150,7 +151,9 @@ class LearnSettings(Section):
         None, description="of an SDE: learn from the first so many only; null for all but the last"
     )
     optimizer_steps: Count = Field(1, description="steps per iteration, each on an equal part of the images")
-    batch_size: Count = Field(256, description="noised copies in one call; does not change the result")
+    batch_size: BatchSize = Field(
+        256, description="noised copies in one call, fewer where memory runs out; or auto; does not change the result"
+    )
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 3e-4
     schedule: Literal["constant", "linear", "cosine"] = Field(
         "constant", description="of the learning rate after the warm-up; the others fall to 0 at the last iteration"

@@ -12,13 +12,16 @@ from pydantic_core import ErrorDetails
 from advantageflow.errors import ConfigError, shown
 
 MAX_TEXT = 4096
+_BATCH = "allowed: how many at once, from 1, or auto"
 # Where pydantic's words would speak of unions
 ALLOWED = {
     "evaluation.prompts_shown": "allowed: how many held-out prompts, from 1 to 256, or a list of 1 to 256 prompts",
+    "learn.batch_size": _BATCH,
     "model.device": "allowed: auto, cpu, mps, cuda, cuda:NUMBER",
     "model.resolution": "allowed: pixels, such as 512, or [height, width], such as [512, 768]",
     "policy.rollout_decay": "allowed: a schedule (0, 1 or 2) or a constant between 0 and 1",
     "reward": "allowed: a reward's name, names with their weights: {pickscore: 1}, or a list of one reward's servers",
+    "rollout.batch_size": _BATCH,
     "rollout.images_per_prompt": "a group needs at least 2 images to compare",
 }
 MOST_SENTENCES = 3

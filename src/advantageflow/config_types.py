@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os.path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -11,6 +11,7 @@ LARGE = 1e8  # beyond any sensible setting; keeps products and timers finite
 Positive = Annotated[float, Field(gt=0, le=LARGE)]
 NonNegative = Annotated[float, Field(ge=0, le=LARGE)]
 Count = Annotated[int, Field(ge=1, le=10**8)]
+BatchSize = Literal["auto"] | Count
 MOST_SHOWN = 256
 NumberShown = Annotated[int, Field(ge=1, le=MOST_SHOWN)]
 Pixels = Annotated[int, Field(ge=1, le=16384)]

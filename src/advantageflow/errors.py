@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +41,18 @@ def shown(value: object, most: int = 200) -> str:
 def cut(text: str, most: int = 200) -> str:
     """At most so many characters of a text."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error, or what caused it, is that main memory or a device's was not enough."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    torch = sys.modules.get("torch")  # without it nothing of it can have been raised
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return True
+    if isinstance(error, RuntimeError) and re.search(r"out of memory|can't allocate memory|ALLOC_FAILED", str(error)):
+        return True
+    return error.__cause__ is not None and out_of_memory(error.__cause__)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from advantageflow.fits import Size
 from advantageflow.models.base import FlowModel
 from advantageflow.prompts import PromptSet
 from advantageflow.rewards import Reward
@@ -60,7 +61,7 @@ def evaluate(
     guidance_scale: float = 1.0,
     negative_prompt: str = "",
     seed: int = EVALUATION_SEED,
-    batch_size: int = 64,
+    batch_size: Size = 64,
     attempts: int = 1,
     timeout: float | None = None,
     advance: Callable[[int], None] | None = None,

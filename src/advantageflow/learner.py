@@ -128,14 +128,11 @@ class Learner:
         steps = self.config.learn.optimizer_steps
         return [[unit * number + i for number in order[part::steps] for i in range(unit)] for part in range(steps)]
 
-    def _batches(self, cases: list[Case]) -> list[list[Case]]:
-        size = max(self.config.learn.batch_size // self._unit, 1) * self._unit
-        return [cases[start : start + size] for start in range(0, len(cases), size)]
-
     def _gradients(self, family: Family, cases: list[Case], count: int, sign: int | None = None) -> list[Terms]:
         """Put the gradient of the summed loss of cases, over `count`, into the parameters.
 
-        Batches are dealt to processes by their place, and their gradients are added in float64 and rounded once.
+        Batches are dealt to processes by their place, and their gradients are added in float64 and rounded once. A
+        process that has not the memory for one cuts it.
 
         Args:
             sign: of the advantages that count; None is for all.
@@ -148,21 +145,29 @@ class Learner:
         wide = torch.float32 if self.model.device.type == "mps" else torch.float64
         sums = [torch.zeros_like(parameter, dtype=wide) for parameter in parameters]
         touched: set[int] = set()  # an optimizer leaves parameters without gradient alone
-        for place, batch in self.world.deal(self._batches(cases)):
-            terms = family.look(batch, self.optimizer_step)
+
+        def look(numbers: range) -> Terms:
+            self.optimizer.zero_grad()  # a batch that did not fit may have left a part
+            terms = family.look(cases[numbers.start : numbers.stop], self.optimizer_step)
             loss = total(terms.terms)
             self._check(loss, terms, family.scored)
             if sign is not None:
                 loss = loss[(torch.sign(terms.advantages) == sign).to(loss.device)]
             self.scaler.scale(loss.sum() / count).backward()
-            for index, parameter in enumerate(parameters):
-                if parameter.grad is not None:
-                    sums[index] += parameter.grad
-                    touched.add(index)
-                    parameter.grad = None
-            mine[place] = terms.detached()
-            if sign is None:
-                self.advance(len(batch) * self.world.size)
+            return terms.detached()
+
+        fits, size = self.model.fits, self.config.learn.batch_size
+        batches = fits.batches("learning", size, len(cases), self.model.device, self.world.size, self._unit)
+        for _, batch in self.world.deal(batches):
+            for numbers, terms in fits.parts("learning", batch, look, self._unit):
+                for index, parameter in enumerate(parameters):
+                    if parameter.grad is not None:
+                        sums[index] += parameter.grad
+                        touched.add(index)
+                        parameter.grad = None
+                mine[numbers.start] = terms
+                if sign is None:
+                    self.advance(len(numbers) * self.world.size)
         self.world.sum(sums)
         touched = set().union(*self.world.exchange({self.world.rank: touched}))
         for index, (parameter, gradient) in enumerate(zip(parameters, sums, strict=True)):

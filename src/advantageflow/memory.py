@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from advantageflow.config import Config
+from advantageflow.fits import LARGEST_OF_GPU
 from advantageflow.models import picture_size
 from advantageflow.rewards import BUILT_IN
 
@@ -88,9 +89,24 @@ def reward_weights(config: Config) -> list[str]:
     return sorted({weights for name in names if name in BUILT_IN for weights in BUILT_IN[name].weights})
 
 
+def automatic(config: Config) -> list[str]:
+    """The sections whose batch size is "auto"."""
+    return [name for name in ("rollout", "learn") if getattr(config, name).batch_size == "auto"]
+
+
+def _at_once(config: Config, section: str) -> int:
+    """A batch size; of "auto" the least."""
+    size: int = 1 if section in automatic(config) else getattr(config, section).batch_size
+    return size
+
+
 def stages(facts: ModelFacts, config: Config) -> dict[str, float]:
-    """GB at the peak of each stage, about: what is there all the time, and what the stage adds."""
-    model, rollout = config.model, config.rollout
+    """GB at the peak of each stage, about: what is there all the time, and what the stage adds.
+
+    Args:
+        config: batch sizes of "auto" count as 1, see `sized`.
+    """
+    model, rollout, images = config.model, config.rollout, _at_once(config, "rollout")
     precision = BYTES[model.dtype]
     encoders, vae = facts.encoders * precision / 2, facts.vae * precision / 2
     tokens = image_tokens(config) + facts.text_tokens
@@ -98,11 +114,11 @@ def stages(facts: ModelFacts, config: Config) -> dict[str, float]:
     rewards = sum(REWARDS[name] for name in reward_weights(config))
     shared = _weights(facts, config) + _embeddings(facts, config) + rewards
     shared += 0.0 if model.device == "cpu" else CUDA_CONTEXT
-    scoring = REWARD_IMAGE * rollout.batch_size if rewards else 0.0
+    scoring = REWARD_IMAGE * images if rewards else 0.0
     idle = 0.0 if model.offload else encoders + vae
     passes = 2 if rollout.guidance_scale != 1 else 1
-    sampling = rollout.batch_size * passes * channels * LIVE + _latents(config)
-    decoded = 1 if model.vae_slicing else rollout.batch_size
+    sampling = images * passes * channels * LIVE + _latents(config)
+    decoded = 1 if model.vae_slicing else images
     decoding = decoded * pixels(config) * facts.decode_bytes * precision / 2 / 1e9
     return {
         "text encoding": shared + encoders + (0 if model.offload else vae) + ENCODING * min(1, facts.encoders),
@@ -129,7 +145,7 @@ def _kept(facts: ModelFacts, config: Config, channels: float) -> float:
         calls *= 2
     checkpointed = config.model.gradient_checkpointing
     layers = calls * facts.layers * (KEPT_CHECKPOINTED if checkpointed else KEPT) + (KEPT if checkpointed else 0)
-    return config.learn.batch_size * channels * layers
+    return _at_once(config, "learn") * channels * layers
 
 
 def _through_pictures(facts: ModelFacts, config: Config) -> float:
@@ -138,7 +154,7 @@ def _through_pictures(facts: ModelFacts, config: Config) -> float:
     if method.family != "gradient":
         return 0.0
     precision = BYTES[model.dtype] / 2
-    pictures: int = config.learn.batch_size * method.pictures()
+    pictures: int = _at_once(config, "learn") * method.pictures()
     decoded = 1 if model.vae_slicing else pictures
     decoding = decoded * pixels(config) * facts.decode_bytes * precision * KEPT_DECODING / 1e9
     learned = sum(bool(BUILT_IN[name].weights) for name in config.reward_weights if name in BUILT_IN)
@@ -170,6 +186,23 @@ def _latents(config: Config) -> float:
     return images * states * image_tokens(config) * 64 * 4 / 1e9
 
 
+def sized(facts: ModelFacts, config: Config, capacity: float) -> Config:
+    """A batch size of "auto" as a number: the largest power of two with which no stage takes more than `capacity` GB.
+
+    Where none does it is 1.
+    """
+    sections = automatic(config)
+    config = _changed(config, [(name, "batch_size", 1) for name in sections])
+    for name in sections:
+        before = stages(facts, config)
+        for size in (2**i for i in range(1, LARGEST_OF_GPU.bit_length())):
+            larger = _changed(config, [(name, "batch_size", size)])
+            if any(peak > max(capacity, before[stage]) for stage, peak in stages(facts, larger).items()):
+                break
+            config = larger
+    return config
+
+
 def what_fits(facts: ModelFacts, config: Config, capacity: float) -> list[str] | None:
     """The fewest changes, the cheapest first, with which no stage takes more than `capacity` GB; None if none do."""
     changes: list[tuple[str, str, Any]] = []
@@ -199,7 +232,7 @@ def _savings(config: Config) -> Iterator[tuple[str, str, Any]]:
     yield ("model", "vae_slicing", True)
     yield ("model", "offload", True)
     for section in ("rollout", "learn"):
-        size = getattr(config, section).batch_size
+        size = _at_once(config, section)
         while size > 4:
             size //= 2
             yield (section, "batch_size", size)

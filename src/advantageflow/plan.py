@@ -13,7 +13,18 @@ from typing import Any
 from advantageflow.config import Config
 from advantageflow.errors import cut
 from advantageflow.evaluated import described
-from advantageflow.memory import MODELS, REWARDS, ModelFacts, image_tokens, pixels, reward_weights, stages, what_fits
+from advantageflow.memory import (
+    MODELS,
+    REWARDS,
+    ModelFacts,
+    automatic,
+    image_tokens,
+    pixels,
+    reward_weights,
+    sized,
+    stages,
+    what_fits,
+)
 from advantageflow.models import BUILT_IN as BUILT_IN_MODELS
 from advantageflow.models import picture_size
 from advantageflow.rewards import check_gradients, custom
@@ -55,6 +66,7 @@ class Plan:
     gradient_calls: int
     memory_gb: dict[str, float]  # stage -> peak; empty where the model is not known
     fits: dict[str, list[str] | None]  # GPU -> the changes with which it fits; None where none do
+    sizes: dict[str, list[str]]  # GPU -> about what batch sizes of "auto" come to
     flops: float | None
     downloads: dict[str, float]
     departures: list[str]
@@ -85,7 +97,7 @@ def make_plan(config: Config) -> Plan:
     facts = MODELS.get(config.model.path)
     flops: float | None = None
     memory: dict[str, float] = {}
-    fits: dict[str, list[str] | None] = {}
+    on_gpu: dict[str, Config] = {}
     if facts:
         # a gradient costs two further passes, and one more where activations are computed again
         passes = sampling + others + gradient * (4 if config.model.gradient_checkpointing else 3)
@@ -95,14 +107,18 @@ def make_plan(config: Config) -> Plan:
         decoded = (images + 3 * pictures) * config.run.iterations + evaluated
         flops += decoded * pixels(config) * facts.decode_flops
         memory = stages(facts, config)
-        fits = {name: what_fits(facts, config, size) for name, (_, size) in GPUS.items()}
+        on_gpu = {name: sized(facts, config, size) for name, (_, size) in GPUS.items()}
     return Plan(
         images=images,
         sampling_calls=sampling,
         learning_calls=gradient + others,
         gradient_calls=gradient,
         memory_gb=memory,
-        fits=fits,
+        fits={name: what_fits(facts, found, GPUS[name][1]) for name, found in on_gpu.items()} if facts else {},
+        sizes={
+            name: [f"{part}.batch_size={getattr(found, part).batch_size}" for part in automatic(config)]
+            for name, found in on_gpu.items()
+        },
         flops=flops,
         downloads=_downloads(config, facts),
         departures=departures(config),
@@ -193,7 +209,7 @@ def _cost_rows(plan: Plan) -> list[tuple[str, str]]:
     rows.append(("most memory", f"{peak:.1f} GB, while {stage}"))
     for name, (rate, size) in GPUS.items():
         changes = plan.fits[name]
-        fits = "it fits"
+        fits = " ".join(["it fits", *(["with about"] if plan.sizes[name] else []), *plan.sizes[name]])
         if changes:
             fits = f"its {size} GB are enough with {' '.join(changes)}"
         elif changes is None:
@@ -247,6 +263,8 @@ def print_plan(config: Config) -> None:
     table.add_row("transformer calls per iteration", f"{plan.sampling_calls} sampling, {plan.learning_calls} learning")
     table.add_row("  of these with gradients", str(plan.gradient_calls))
     table.add_row("iterations", str(config.run.iterations))
+    for section in automatic(config):
+        table.add_row(f"{section}.batch_size", "auto: found while it runs; memory is told of 1 at once")
     for row in _cost_rows(plan):
         table.add_row(*row)
     if plan.downloads:

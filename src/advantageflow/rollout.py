@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from advantageflow.errors import ConfigError
+from advantageflow.fits import Size
 from advantageflow.flow import RECTIFIED
 from advantageflow.models.base import Conditioning, FlowModel
 from advantageflow.seeding import Stream, noise
@@ -49,7 +50,7 @@ def sample_batches(
     plan: Plan | None = None,
     guidance_scale: float = 1.0,
     negative_prompt: str = "",
-    batch_size: int = 64,
+    batch_size: Size = 64,
     first: int = 0,
     world: World | None = None,
 ) -> Iterator[tuple[range, Rollout]]:
@@ -57,7 +58,7 @@ def sample_batches(
 
     Sample i starts from noise that is addressed by (stream, *address, first + i); the batch size does not change it.
     Of a plan with splits the samples of one tree, which start from one noise, are never in two batches, and their
-    prompts must be equal.
+    prompts must be equal. A batch for which the memory is not enough comes in parts.
 
     Args:
         solver: of the ODE, or with a plan the kind of its steps with noise.
@@ -70,14 +71,12 @@ def sample_batches(
     _check_path(model, solver, plan)
     sigmas = model.sigmas(num_inference_steps)
     empty = model.encode([negative_prompt]) if guidance_scale != 1.0 else None
-    leaves = plan.leaves if plan else 1
-    roots, size = prompts[::leaves], max(batch_size // leaves, 1)
-    for _, start in (world or World()).deal(range(0, len(roots), size)):
-        chosen, encoded = roots[start : start + size], dict[int, Conditioning]()
+    leaves, processes = plan.leaves if plan else 1, world or World()
 
-        def velocity(
-            x_t: Tensor, t: Tensor, chosen: list[str] = chosen, encoded: dict[int, Conditioning] = encoded
-        ) -> Tensor:
+    def draw(numbers: range) -> Rollout:
+        chosen, encoded = prompts[numbers.start : numbers.stop : leaves], dict[int, Conditioning]()
+
+        def velocity(x_t: Tensor, t: Tensor) -> Tensor:
             nodes = len(x_t) // len(chosen)
             if nodes not in encoded:
                 encoded[nodes] = model.encode([prompt for prompt in chosen for _ in range(nodes)])
@@ -85,18 +84,20 @@ def sample_batches(
                 transformer, x_t, t, encoded[nodes], guidance_scale=guidance_scale, empty_prompt=empty
             )
 
-        def fresh(draw: int, nodes: int, count: int = len(chosen), start: int = start) -> Tensor:
-            """Noise of all nodes, addressed by their number among all nodes of the same step."""
-            begin = (first // leaves + start) * (nodes // count)
-            return noise(model.latent_shape, stream, (*address, draw), [*range(begin, begin + nodes)]).to(model.device)
+        def fresh(step: int, nodes: int) -> Tensor:
+            """Noise of all nodes of a step, addressed by their number among them."""
+            begin = (first // leaves + numbers.start // leaves) * (nodes // len(chosen))
+            return noise(model.latent_shape, stream, (*address, step), [*range(begin, begin + nodes)]).to(model.device)
 
         with torch.no_grad():
             x = fresh(0, len(chosen))
             if plan is None:
-                drawn = Rollout(ODE_SOLVERS[solver](velocity, x, sigmas))
-            else:
-                drawn = Rollout(*walk(velocity, x, sigmas, plan, solver, lambda step, nodes: fresh(1 + step, nodes)))
-        yield range(start * leaves, (start + len(chosen)) * leaves), drawn
+                return Rollout(ODE_SOLVERS[solver](velocity, x, sigmas))
+            return Rollout(*walk(velocity, x, sigmas, plan, solver, lambda step, nodes: fresh(1 + step, nodes)))
+
+    kind, fits = "sampling" if stream is Stream.ROLLOUT else "evaluating", model.fits
+    for _, batch in processes.deal(fits.batches(kind, batch_size, len(prompts), model.device, processes.size, leaves)):
+        yield from fits.parts(kind, batch, draw, leaves)
 
 
 def _check_path(model: FlowModel, solver: str, plan: Plan | None) -> None:

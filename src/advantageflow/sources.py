@@ -155,11 +155,14 @@ class PairSource:
         self._drawn = [self.pairs[i] for i in self._order.draw(iteration * count, count, self.config.seed)]
         files = [(path, pair.origin) for pair in self._drawn for path in pair.pictures]
         mine: dict[int, Tensor] = {}
-        for _, start in self.world.deal(range(0, len(files), settings.batch_size)):
-            batch = files[start : start + settings.batch_size]
+        size, device = settings.batch_size, self.model.device
+        for _, numbers in self.world.deal(
+            self.model.fits.batches("encoding", size, len(files), device, self.world.size)
+        ):
+            batch = files[numbers.start : numbers.stop]
             pixels = np.stack([read_picture(path, self.model.picture_size, origin) for path, origin in batch])
             images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
-            mine[start] = self.model.encode_images(images).cpu()
+            mine[numbers.start] = self.model.encode_images(images).cpu()
             self.advance(len(batch) * self.world.size)
         latents = torch.cat(self.world.exchange(mine)).to(self.model.device)
         return [pair.prompt for pair in self._drawn for _ in pair.pictures], Rollout(latents)

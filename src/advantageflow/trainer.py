@@ -251,6 +251,7 @@ class Trainer:
             "iterations": self.iteration,
             "seconds": {**self.seconds, "training": self._training_seconds()},
             "peak_memory": peak_memory(self.model.device),
+            "batch_size": self.model.fits.agreed(self.world),
         }
         self.held_out.draw_curve(self.before, found["evaluation"], self._training_seconds())
         self.directory.write_summary(summary)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import re
-import sys
 
-from advantageflow.errors import ConfigError, LostError, NonFiniteError, cut
+from advantageflow.errors import ConfigError, LostError, NonFiniteError, cut, out_of_memory
 
 USERS = 2  # exit code of what the user can mend
 INTERRUPTED = 130
@@ -25,7 +23,8 @@ ADVICE = {
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
 }
 SMALLER = (
-    "use smaller batches (rollout.batch_size, learn.batch_size), a smaller resolution, or half precision; "
+    "use a smaller resolution, half precision or model.gradient_checkpointing, and smaller batches "
+    "(rollout.batch_size, learn.batch_size) unless they were cut already; "
     "advantageflow train RECIPE --plan tells what is needed"
 )
 EXTRAS = {
@@ -55,7 +54,7 @@ def _told(error: BaseException) -> tuple[str, int] | None:
         return _usage(error), USERS
     if isinstance(error, ModuleNotFoundError):
         return _missing(error)
-    if _out_of_memory(error):
+    if out_of_memory(error):
         return f"out of memory: {_short(str(error) or type(error).__name__)}; {SMALLER}", USERS
     if isinstance(error, OSError) and error.errno:
         return _of_system(error), USERS
@@ -86,15 +85,6 @@ def _missing(error: ModuleNotFoundError) -> tuple[str, int] | None:
     if name in EXTRAS:
         return f'this needs {name}; install with: pip install "advantageflow[{EXTRAS[name]}]"', USERS
     return (f"this needs {name}; install with: pip install {name}", USERS) if name in OTHERS else None
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
-        return True
-    torch = sys.modules.get("torch")  # without it nothing of it can have been raised
-    if torch is not None and isinstance(error, torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and bool(re.search(r"out of memory|can't allocate memory", str(error)))
 
 
 def _short(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +32,7 @@ from advantageflow.adapters import (
 from advantageflow.config import ModelSettings
 from advantageflow.errors import ConfigError, NonFiniteError, shown
 from advantageflow.fingerprint import of_value
+from advantageflow.fits import Fits
 from advantageflow.models.conditioning import Conditioning as Conditioning
 from advantageflow.models.conditioning import PromptStore
 from advantageflow.models.loading import load_pipeline
@@ -61,6 +62,7 @@ class FlowModel(ABC):
         for part in (pipeline.vae, *self._encoders()):
             part.requires_grad_(False).eval()
         self.scale_factor: int = pipeline.vae_scale_factor
+        self.fits = Fits()
         self.start: Adapter | None = None  # what is fused into the base
         self._encoded: OrderedDict[str, Conditioning] = OrderedDict()
         self._set_up()
@@ -199,10 +201,12 @@ class FlowModel(ABC):
         if self.settings.offload:
             for part in parts:
                 part.to(self.device)
-        yield
-        if self.settings.offload:
-            for part in parts:
-                part.to("cpu")
+        try:
+            yield
+        finally:
+            if self.settings.offload:
+                for part in parts:
+                    part.to("cpu")
 
     def encode(self, prompts: list[str]) -> Conditioning:
         """Embed prompts, each distinct one once and alone, so that its embedding depends on nothing else."""
@@ -308,7 +312,7 @@ class FlowModel(ABC):
         Raises:
             NonFiniteError: a picture is NaN or infinite, so that no reward, grid or file ever has one.
         """
-        return self.decode_with_gradient(latents)
+        return self._in_parts("decoding", latents, self.decode_with_gradient)
 
     def decode_with_gradient(self, latents: Tensor) -> Tensor:
         """`decode`, differentiable where a latent has a gradient.
@@ -356,12 +360,19 @@ class FlowModel(ABC):
         if images.shape[1:] != (3, *self.picture_size):
             raise ValueError(f"expected images [batch, 3, {self.picture_size}], got {list(images.shape)}")
         with self._awake(self.pipeline.vae):
-            latents = self.encode_pixels(2 * images.to(self.device, torch.float32) - 1).float()
+            latents = self._in_parts(
+                "encoding", images, lambda part: self.encode_pixels(2 * part.to(self.device, torch.float32) - 1).float()
+            )
         if not torch.isfinite(latents).all():
             raise NonFiniteError(
                 "the encoder made latents that are NaN or infinite; use model.dtype=float32 or bfloat16"
             )
         return latents
+
+    def _in_parts(self, kind: str, batch: Tensor, work: Callable[[Tensor], Tensor]) -> Tensor:
+        """What work makes of a batch, of as much of it at once as fits."""
+        found = self.fits.parts(kind, range(len(batch)), lambda part: work(batch[part.start : part.stop]))
+        return torch.cat([done for _, done in found])
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """The inverse of `decode_latents`: pixels in [-1, 1], [batch, 3, height, width]."""

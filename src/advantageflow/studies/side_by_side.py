@@ -142,6 +142,7 @@ def _columns(
     with Bars(console) as bars:
         for number, candidate in enumerate(candidates):
             model = candidate.load(bars.say)
+            model.fits.say = bars.say
             for scale in scales:
                 column = candidate.name if len(scales) == 1 else f"{candidate.name}, guidance {scale:g}"
                 task = bars.add(column, chosen["images"])
@@ -227,6 +228,7 @@ def _draw(
     with Bars(console) as bars:
         for number, candidate in enumerate(candidates):
             loaded = candidate.load(bars.say)
+            loaded.fits.say = bars.say
             task = bars.add(candidate.name, len(repeated))
             found = evaluate_images(
                 loaded,
