@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 import advantageflow
 from advantageflow.cli import main
 from advantageflow.config import check_config, load_config
+from advantageflow.fits import Fits
 from advantageflow.learning import FAMILIES, Scored
 from advantageflow.models.base import Conditioning, FlowModel
 from advantageflow.objectives import names
@@ -127,7 +128,7 @@ class Device(FlowModel):
     latent_shape = (4, 2, 2)
 
     def __init__(self):
-        self.transformer = None
+        self.transformer, self.fits = None, Fits()
 
     def encode(self, prompts):
         return Conditioning(torch.zeros(len(prompts), 1, 1, device="meta"))

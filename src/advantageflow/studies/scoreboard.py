@@ -30,7 +30,7 @@ from advantageflow.statistics import Interval, mean_interval
 from advantageflow.tables import markdown_table
 from advantageflow.world import World
 
-BLOCK = 64  # images between two writes
+BLOCK = 64  # images of each process between two writes
 GRID_IMAGES = 24
 Row = dict[str, Any]  # {"index", "prompt", "task", "scores": {label: value}}
 
@@ -60,7 +60,7 @@ def score_images(
     if advance:
         advance(len(rows))
     while len(rows) < num_images:
-        count = min(BLOCK, num_images - len(rows))
+        count = min(BLOCK * world.size, num_images - len(rows))
         found = evaluate(
             model, transformer, prompts, rewards, num_images=count, first=len(rows), advance=advance,
             keep_images=not rows, world=world, **options,
