@@ -13,7 +13,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def path_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test imports from its folder is not found by the next one, in a folder that has a file of the same name."""
+    """What a test imports from its folder is not found by the next one, whose file may have the same name."""
     monkeypatch.setattr(sys, "path", [*sys.path])
 
 
