@@ -25,7 +25,7 @@ worlds prompts.geneval prompts.ocr
 rewards
 config config_types config_rules methods evaluated reading
 prompts pairs
-adapters policy optimizers models
+sharding adapters policy optimizers models
 rollout evaluation sources
 learning
 run

@@ -34,6 +34,7 @@ from advantageflow.run.interrupts import Stopped, stopping
 from advantageflow.run.progress import Display, say
 from advantageflow.run.provenance import of_inputs, of_model
 from advantageflow.run.summary import print_summary
+from advantageflow.sharding import check_sharding, shard
 from advantageflow.world import World, joined
 
 if TYPE_CHECKING:
@@ -164,6 +165,8 @@ def load_inputs(config: Config, console: Console, given: Mapping[str, Reward] | 
     train, held_out = load_prompt_sets(config.prompts)
     pairs = _load_pairs(config, console, train)
     choose_device(config.model.device)
+    if config.model.shard:
+        check_sharding()
     check_family(config.model)
     if config.model.lora:
         from advantageflow.adapters import read_adapter
@@ -267,6 +270,11 @@ def build(
         world=world,
     )
     say(console, f"on {model.device}, {config.model.dtype}: {trainer.policy}")
+    if config.model.shard:
+        shard(trainer.policy.transformer, trainer.policy.adapters, model.device, trainer.world)
+        size = trainer.world.size
+        alone = "model.shard does nothing, since there is one process; start several, such as --processes 2"
+        say(console, f"the base is parted among {size} processes" if size > 1 else alone)
     return trainer
 
 

@@ -70,6 +70,7 @@ class ModelSettings(Section):
     offload: bool = Field(False, description="keep text encoders and VAE off the GPU between uses")
     attention: str | None = Field(None, description="a diffusers attention backend, such as flash or sage")
     compile: bool = Field(False, description="compile the transformer's repeated blocks")
+    shard: bool = Field(False, description="part the base's weights among the processes of a run; needs LoRA")
     quantization: Literal["8bit", "4bit"] | None = Field(None, description="of the base weights; needs bitsandbytes")
     prompt_cache: PathText | None = Field(None, description="folder that keeps prompt embeddings between runs")
 
@@ -154,6 +155,7 @@ class LearnSettings(Section):
     batch_size: BatchSize = Field(
         256, description="noised copies in one call, fewer where memory runs out; or auto; does not change the result"
     )
+    accumulate: Literal["float64", "float32"] = Field("float64", description="of sums of gradients; float32 takes half")
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 3e-4
     schedule: Literal["constant", "linear", "cosine"] = Field(
         "constant", description="of the learning rate after the warm-up; the others fall to 0 at the last iteration"

@@ -26,6 +26,16 @@ def check_combination(config: Config) -> None:
             f"policy.lora_rank=0 trains all weights, which model.dtype={config.model.dtype} is too coarse for; "
             "set model.dtype=float32 or a lora_rank"
         )
+    if config.model.shard and config.policy.lora_rank == 0:
+        raise ConfigError(
+            "model.shard parts the frozen base among processes, but policy.lora_rank=0 trains all weights; set "
+            "model.shard=false or a lora_rank"
+        )
+    if config.model.shard and config.model.quantization:
+        raise ConfigError(
+            f"model.shard cannot part the weights of model.quantization={config.model.quantization}; set one of them, "
+            "model.shard=false or model.quantization=null"
+        )
     if not config.reward:
         raise ConfigError("reward is empty; name at least one, such as reward=scenes_graded")
     if not config.evaluation.rewards:

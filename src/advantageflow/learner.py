@@ -131,8 +131,8 @@ class Learner:
     def _gradients(self, family: Family, cases: list[Case], count: int, sign: int | None = None) -> list[Terms]:
         """Put the gradient of the summed loss of cases, over `count`, into the parameters.
 
-        Batches are dealt to processes by their place, and their gradients are added in float64 and rounded once. A
-        process that has not the memory for one cuts it.
+        Batches are dealt to processes by their place, and their gradients are added in `learn.accumulate` and rounded
+        once. A process that has not the memory for a batch cuts it, unless the others wait for it in each.
 
         Args:
             sign: of the advantages that count; None is for all.
@@ -142,7 +142,7 @@ class Learner:
         """
         parameters, mine = self.policy.parameters, dict[int, Terms]()
         # not every device has float64
-        wide = torch.float32 if self.model.device.type == "mps" else torch.float64
+        wide = torch.float32 if self.model.device.type == "mps" else getattr(torch, self.config.learn.accumulate)
         sums = [torch.zeros_like(parameter, dtype=wide) for parameter in parameters]
         touched: set[int] = set()  # an optimizer leaves parameters without gradient alone
 
@@ -158,8 +158,10 @@ class Learner:
 
         fits, size = self.model.fits, self.config.learn.batch_size
         batches = fits.batches("learning", size, len(cases), self.model.device, self.world.size, self._unit)
-        for _, batch in self.world.deal(batches):
-            for numbers, terms in fits.parts("learning", batch, look, self._unit):
+        for place, batch in self.world.deal(batches):
+            for numbers, terms in fits.parts("learning", batch, look, len(batch) if self.world.even else self._unit):
+                if place >= len(batches):
+                    continue
                 for index, parameter in enumerate(parameters):
                     if parameter.grad is not None:
                         sums[index] += parameter.grad

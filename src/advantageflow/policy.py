@@ -111,6 +111,11 @@ class Policy:
         critic = [] if self.critic is None else [f"critic.{name}" for name, _ in self.critic.named_parameters()]
         return [*self.names, *critic]
 
+    @property
+    def adapters(self) -> list[Tensor]:
+        """The weights of all roles that lie beside one base; none where each role has a base of its own."""
+        return [weight for role in self.roles for weight in self.weights[role]] if self.is_lora else []
+
     @contextmanager
     def acting_as(self, role: Role) -> Iterator[nn.Module]:
         """The transformer with the weights of `role`; the learner again afterwards."""

@@ -96,8 +96,11 @@ def sample_batches(
             return Rollout(*walk(velocity, x, sigmas, plan, solver, lambda step, nodes: fresh(1 + step, nodes)))
 
     kind, fits = "sampling" if stream is Stream.ROLLOUT else "evaluating", model.fits
-    for _, batch in processes.deal(fits.batches(kind, batch_size, len(prompts), model.device, processes.size, leaves)):
-        yield from fits.parts(kind, batch, draw, leaves)
+    batches = fits.batches(kind, batch_size, len(prompts), model.device, processes.size, leaves)
+    for place, batch in processes.deal(batches):
+        for part in fits.parts(kind, batch, draw, len(batch) if processes.even else leaves):
+            if place < len(batches):
+                yield part
 
 
 def _check_path(model: FlowModel, solver: str, plan: Plan | None) -> None:

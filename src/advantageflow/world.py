@@ -4,10 +4,13 @@ Work is cut by its place in the run and not by process: item j of a list goes to
 learns every number, and gradients are summed in float64 and rounded once. So the number of processes changes no bit.
 
 A process that is asked to stop deals itself no further item; at their next exchange all processes stop together.
+
+Where the processes need each other for every item, as with weights that are parted among them, the world is even.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,20 +39,35 @@ class World:
     """The processes of a run: this one's number, and how many there are. A world of one needs no other process.
 
     stopping: this process was asked to stop.
+    even: all processes work on the same number of items, each at the same time as the others.
     group: through which the processes speak; None for PyTorch's default.
     """
 
     rank: int = 0
     size: int = 1
     stopping: bool = False
+    even: bool = False
     group: Any = None
 
     def deal(self, items: Sequence[T]) -> Iterator[tuple[int, T]]:
-        """This process's items, with their places; no further one after it was asked to stop."""
-        for number in range(self.rank, len(items), self.size):
-            if self.stopping:
+        """This process's items, with their places; no further one after it was asked to stop.
+
+        In an even world, no further one after any was asked to; and a process that would have one item less than the
+        others gets the last of all once more, with a place beyond the end: what comes of it is to be dropped.
+        """
+        end = math.ceil(len(items) / self.size) * self.size if self.even else len(items)
+        for number in range(self.rank, end, self.size):
+            if self._stops():
                 return
-            yield number, items[number]
+            yield number, items[min(number, len(items) - 1)]
+
+    def _stops(self) -> bool:
+        """Whether this process was asked to stop; in an even world, whether any was."""
+        if not self.even:
+            return self.stopping
+        asked = torch.tensor([float(self.stopping)])
+        self.sum([asked])
+        return bool(asked)
 
     def exchange(self, mine: Mapping[int, T]) -> list[T]:
         """The items of all processes, by place; every process calls it and gets the same.

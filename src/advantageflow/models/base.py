@@ -37,6 +37,7 @@ from advantageflow.models.conditioning import Conditioning as Conditioning
 from advantageflow.models.conditioning import PromptStore
 from advantageflow.models.loading import load_pipeline
 from advantageflow.models.source import content
+from advantageflow.sharding import repeated_blocks
 
 MAX_CACHED_PROMPTS = 2048
 
@@ -64,6 +65,7 @@ class FlowModel(ABC):
         self.scale_factor: int = pipeline.vae_scale_factor
         self.fits = Fits()
         self.start: Adapter | None = None  # what is fused into the base
+        self._meant_for: torch.device | None = None
         self._encoded: OrderedDict[str, Conditioning] = OrderedDict()
         self._set_up()
 
@@ -92,9 +94,8 @@ class FlowModel(ABC):
             except (ValueError, RuntimeError, ImportError) as error:
                 raise ConfigError(f"model.attention is {shown(settings.attention)}: {error}") from error
         if settings.compile:
-            for part in list(transformer.modules()):  # every block alone: they share one compilation
-                if type(part).__name__.endswith("TransformerBlock"):
-                    part.compile()
+            for block in repeated_blocks(transformer):  # every block alone: they share one compilation
+                block.compile()
         if settings.vae_slicing:
             self.pipeline.vae.enable_slicing()
 
@@ -111,7 +112,10 @@ class FlowModel(ABC):
         model = cls(pipeline, settings)
         if settings.lora:
             model._start_from(settings.lora)
-        model.transformer.to(device)
+        if settings.shard:
+            model._meant_for = torch.device(device)  # where each process brings its part, see `sharding`
+        else:
+            model.transformer.to(device)
         if not settings.offload:
             for part in (pipeline.vae, *model._encoders()):
                 part.to(device)
@@ -164,7 +168,7 @@ class FlowModel(ABC):
 
     @property
     def device(self) -> torch.device:
-        return next(self.transformer.parameters()).device
+        return self._meant_for or next(self.transformer.parameters()).device
 
     @property
     def latent_size(self) -> tuple[int, int]:

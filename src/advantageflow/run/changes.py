@@ -20,6 +20,7 @@ FREE = (
     "learn.schedule",
     "learn.warmup_steps",
     "learn.batch_size",
+    "learn.accumulate",
     "learn.weight_decay",
     "learn.max_grad_norm",
     "learn.max_grad_norm_ratio",
@@ -30,6 +31,7 @@ FREE = (
     "model.offload",
     "model.attention",
     "model.compile",
+    "model.shard",
     "model.prompt_cache",
 )
 EARLIER = {

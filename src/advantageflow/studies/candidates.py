@@ -56,12 +56,12 @@ class Candidate:
             return fingerprint.of_value([fingerprint.of_tensors(file.tensors), dict(file.settings)])
 
         settings = self.settings
-        speed = {"path", "base", "lora", "device", "offload", "vae_slicing", "gradient_checkpointing", "prompt_cache"}
+        speed = {"device", "offload", "vae_slicing", "gradient_checkpointing", "prompt_cache", "shard"}
         return {
             "model": [content(settings.path) or settings.path, settings.base and content(settings.base)],
             "adapter": [adapter(settings.lora), adapter(self.adapter)],
             "transformer": self.transformer and fingerprint.of_folder(self.transformer),
-            "settings": settings.model_dump(mode="json", exclude=speed),
+            "settings": settings.model_dump(mode="json", exclude={"path", "base", "lora", *speed}),
         }
 
 
@@ -102,7 +102,7 @@ def of_run(run: Path, config: Config, lora: str | None, settings: dict[str, Any]
     """
     from advantageflow.adapters import read_adapter
 
-    given = {**config.model.model_dump(mode="json"), "device": "auto", **settings}
+    given = {**config.model.model_dump(mode="json"), "device": "auto", "shard": False, **settings}
     base = check_config({"model": given}).model
     adapter, transformer = lora or str(run / "lora"), run / "transformer"
     if lora or (run / "lora").is_dir():
