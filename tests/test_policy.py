@@ -3,6 +3,7 @@ import torch
 from diffusers import SD3Transformer2DModel
 
 from advantageflow.errors import ConfigError
+from advantageflow.models import load_model
 from advantageflow.policy import ADAPTERS, LORA_TARGETS, Policy, average_decay
 
 
@@ -57,16 +58,38 @@ def test_decay_0_copies_and_decay_blends(policy):
     assert all(torch.equal(a, b) for a, b in zip(policy.weights["rollout"], policy.parameters, strict=True))
 
 
-def test_only_the_learner_is_trained(policy, tiny_model):
-    for role in ("rollout", "average", "reference", "learner"):
-        with policy.acting_as(role):
-            pass
+@pytest.mark.parametrize("before", [*ADAPTERS, "reference"])
+def test_the_gradient_reaches_the_learner_alone_whoever_acted_before(before, policy, tiny_model):
+    disturb(policy)
+    with policy.acting_as(before) as transformer:
+        velocity(tiny_model, transformer)
     x = torch.randn(1, 16, 8, 8)
     with policy.acting_as("learner") as transformer:
         tiny_model.velocity(transformer, x, torch.tensor(0.5), tiny_model.encode(["a ring"])).sum().backward()
-    assert any(parameter.grad is not None for parameter in policy.parameters)
-    for role in ("rollout", "average"):
+    learned = [parameter for parameter in policy.parameters if parameter.grad is not None]
+    assert any(bool(parameter.grad.any()) for parameter in learned)
+    every = {id(p): p for each in policy._modules.values() for p in each.parameters()}
+    every |= {id(p): p for p in tiny_model.transformer.parameters()}
+    assert {key for key, p in every.items() if p.grad is not None} == {id(p) for p in learned}
+    for role in policy.roles[1:]:
         assert all(weight.grad is None and not weight.requires_grad for weight in policy.weights[role])
+
+
+def test_half_precision_sees_weights_that_have_changed_in_place(tiny_pipeline_folder):
+    """Autocast keeps half-precision copies of weights that have a gradient: none outlives a call."""
+
+    def predicted(policy, model):
+        x = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+        with policy.acting_as("learner") as transformer:
+            return model.velocity(transformer, x, torch.tensor(0.5), model.encode(["a ring"])).detach()
+
+    model, fresh = (load_model(str(tiny_pipeline_folder), dtype="bfloat16") for _ in range(2))
+    policy, other = (Policy(each.transformer, lora_rank=4) for each in (model, fresh))
+    before = predicted(policy, model)
+    disturb(policy)
+    disturb(other)
+    assert not torch.equal(predicted(policy, model), before)
+    assert torch.equal(predicted(policy, model), predicted(other, fresh))
 
 
 def test_the_base_is_one_copy_and_lora_sits_on_the_attention(tiny_model):

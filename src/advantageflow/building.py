@@ -35,7 +35,7 @@ from advantageflow.run.progress import Display, say
 from advantageflow.run.provenance import of_inputs, of_model
 from advantageflow.run.summary import print_summary
 from advantageflow.sharding import check_sharding, shard
-from advantageflow.world import World, joined
+from advantageflow.world import World, calling_together, joined
 
 if TYPE_CHECKING:
     from advantageflow.models.base import FlowModel
@@ -287,7 +287,7 @@ def _train(trainer: Trainer, console: Console) -> None:
     folder = trainer.directory.path
     with trainer.display:
         try:
-            with stopping(stop, trainer.display.say):
+            with stopping(stop, trainer.display.say), calling_together():
                 summary = trainer.run()
         except KeyboardInterrupt:
             raise Stopped(folder) from None

@@ -128,6 +128,7 @@ def stages(facts: ModelFacts, config: Config) -> dict[str, float]:
         "learning": shared
         + idle
         + _kept(facts, config, channels)
+        + _trained(facts, config) * (4 if config.learn.accumulate == "float32" else 8)
         + _through_pictures(facts, config)
         + _latents(config),
     }
@@ -166,11 +167,13 @@ def _weights(facts: ModelFacts, config: Config) -> float:
     bits = {"8bit": 1.0, "4bit": 0.5}.get(config.model.quantization or "", BYTES[config.model.dtype])
     moments = 2 if config.learn.optimizer == "adamw_8bit" else 8
     copies = 3 + len(config.objective.slow) + config.rollout.ahead  # rollout, average, the gradient; others
-    if config.policy.lora_rank:
-        adapter = facts.layers * 8 * 2 * facts.width * config.policy.lora_rank / 1e9
-        return facts.parameters * bits + adapter * ((1 + copies) * 4 + moments)
-    # the learner is the transformer itself, and the reference one more copy
-    return facts.parameters * (bits + (1 + copies) * 4 + moments)
+    # without LoRA the learner is the transformer itself, and the reference one more copy
+    return facts.parameters * bits + _trained(facts, config) * ((1 + copies) * 4 + moments)
+
+
+def _trained(facts: ModelFacts, config: Config) -> float:
+    """Parameters, in billions: of an adapter on the attention of every block, or all."""
+    return facts.layers * 8 * 2 * facts.width * config.policy.lora_rank / 1e9 or facts.parameters
 
 
 def _embeddings(facts: ModelFacts, config: Config) -> float:
@@ -239,6 +242,7 @@ def _savings(config: Config) -> Iterator[tuple[str, str, Any]]:
     yield ("model", "gradient_checkpointing", True)
     yield ("rollout", "batch_size", 1)
     yield ("learn", "batch_size", 1)
+    yield ("learn", "accumulate", "float32")
     yield ("learn", "optimizer", "adamw_8bit")
     trained = {label: name for label, name in config.evaluation.rewards.items() if name in config.reward_weights}
     if trained:

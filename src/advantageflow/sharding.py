@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.torch_version import TorchVersion
 
 from advantageflow.errors import ConfigError
 from advantageflow.world import World
@@ -20,7 +21,7 @@ def check_sharding() -> None:
     Raises:
         ConfigError: it is too old.
     """
-    if torch.__version__ < (2, 7):
+    if torch.__version__ < TorchVersion("2.7"):
         raise ConfigError(f"model.shard needs PyTorch 2.7, and this is {torch.__version__}; update it, or leave it out")
 
 
@@ -40,7 +41,9 @@ def shard(transformer: nn.Module, whole: Iterable[Any], device: torch.device, wo
     if world.size > 1:
         from torch.distributed.fsdp import fully_shard
 
-        ignored, mesh = set(whole), DeviceMesh.from_group(world.group or dist.group.WORLD, device.type)
+        ignored, group = set(whole), world.group or dist.group.WORLD
+        assert group is not None
+        mesh = DeviceMesh.from_group(group, device.type)
         for part in (*repeated_blocks(transformer), transformer):
             # nothing stays gathered after a call: the first process alone saves, which would part its weights again
             fully_shard(part, mesh=mesh, reshard_after_forward=True, ignored_params=ignored)

@@ -28,6 +28,10 @@ from advantageflow.ranks import meeting_point, place
 
 T = TypeVar("T")
 PATIENCE = timedelta(minutes=30)  # of a process that waits for the others
+LOST = (
+    "another process of this run has ended, or did not answer in time; its own message says why, and the run can be "
+    "continued with --resume"
+)
 
 
 class AskedToStopError(Exception):
@@ -162,7 +166,19 @@ def _others() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise LostError(
-            "another process of this run has ended, or did not answer in time; its own message says why, and the run "
-            "can be continued with --resume"
-        ) from error
+        raise LostError(LOST) from error
+
+
+@contextmanager
+def calling_together() -> Iterator[None]:
+    """Of the errors in work that all processes of an even world do together, those in talking are the others'.
+
+    Raises:
+        LostError: one of them has ended, or does not answer.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "/gloo/" not in str(error):
+            raise
+        raise LostError(LOST) from error
