@@ -19,10 +19,12 @@ from advantageflow.run.keeping import saved
 from advantageflow.sharding import check_sharding
 from advantageflow.world import World
 
+FEW = {"rollout": {"prompts_per_iteration": 3}, "run": {"iterations": 1}}
+SMALL_SUMS = {"accumulate": "float32", "t_draws": 1, "batch_size": 4}
 RUNS = {
     "float32": ("advantageflow", {"learn": {"optimizer_steps": 2}}),
-    "bfloat16": ("advantageflow", {"model": {"dtype": "bfloat16", "gradient_checkpointing": True}}),
-    "two calls": ("draft", {"objective": {"last_steps": 2}, "learn": {"t_draws": 1, "accumulate": "float32"}}),
+    "bfloat16": ("advantageflow", {"model": {"dtype": "bfloat16", "gradient_checkpointing": True}, **FEW}),
+    "two calls": ("draft", {"objective": {"last_steps": 2}, "learn": SMALL_SUMS, **FEW}),
 }
 
 
@@ -37,9 +39,11 @@ def built(world, folder, model_folder, objective, changes, shard, said=None):
     method = {"name": objective, **changes.get("objective", {})}
     changes = {name: part for name, part in changes.items() if name != "objective"}
     model = {"shard": shard, **changes.pop("model", {})}
-    config = check_config(
-        settings_of(model_folder, objective=method, policy={"lora_rank": 4, "lora_alpha": 8}, model=model, **changes)
+    settings = settings_of(
+        model_folder, objective=method, policy={"lora_rank": 4, "lora_alpha": 8}, model=model, **changes
     )
+    settings["evaluation"] |= {"num_images": 6, "every": 0, "prompts_shown": 1}
+    config = check_config(settings)
     prompts = PromptSet(tuple(f"{count} circles" for count in range(9)), tuple("abc" * 3))
     rewards = {"scenes_graded": brightness}
     make = RunDirectory if folder.exists() else partial(RunDirectory.create, config=config)

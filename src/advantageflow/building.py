@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -262,20 +262,22 @@ def build(
         evaluated=inputs.evaluated,
         pairs=inputs.pairs,
         display=display,
-        provenance={
-            "environment": environment(),
-            "inputs": inputs_now,
-        },
+        provenance={"environment": environment(), "inputs": inputs_now},
         accept_changes=accept_changes,
         world=world,
     )
     say(console, f"on {model.device}, {config.model.dtype}: {trainer.policy}")
     if config.model.shard:
-        shard(trainer.policy.transformer, trainer.policy.adapters, model.device, trainer.world)
-        size = trainer.world.size
-        alone = "model.shard does nothing, since there is one process; start several, such as --processes 2"
-        say(console, f"the base is parted among {size} processes" if size > 1 else alone)
+        _shard(trainer, partial(say, console))
     return trainer
+
+
+def _shard(trainer: Trainer, told: Callable[[str], None]) -> None:
+    """Part the base among the processes, after it has its adapters, which every process has whole."""
+    size = trainer.world.size
+    alone = "model.shard does nothing, since there is one process; start several, such as --processes 2"
+    shard(trainer.policy.transformer, trainer.policy.adapters, trainer.model.device, trainer.world)
+    told(f"the base is parted among {size} processes" if size > 1 else alone)
 
 
 def _train(trainer: Trainer, console: Console) -> None:

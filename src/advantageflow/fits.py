@@ -57,6 +57,19 @@ class Fits:
         each = max((share if size == "auto" else size) // unit, 1) * unit
         return [range(start, min(start + each, count)) for start in range(0, count, each)]
 
+    def dealt(
+        self, kind: str, batches: list[range], work: Callable[[range], T], world: World, unit: int
+    ) -> Iterator[tuple[range, T]]:
+        """The results of this process's batches, in `parts`.
+
+        In an even world none is cut, since the others would wait in the middle of theirs: what does not fit is an
+        error. What is done for the others' sake alone is dropped.
+        """
+        for place, batch in world.deal(batches):
+            for part in self.parts(kind, batch, work, len(batch) if world.even else unit):
+                if place < len(batches):
+                    yield part
+
     def parts(self, kind: str, numbers: range, work: Callable[[range], T], unit: int = 1) -> Iterator[tuple[range, T]]:
         """The results of work on consecutive parts of `numbers`; on all at once, where nothing ran out of memory.
 

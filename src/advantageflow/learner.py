@@ -132,7 +132,7 @@ class Learner:
         """Put the gradient of the summed loss of cases, over `count`, into the parameters.
 
         Batches are dealt to processes by their place, and their gradients are added in `learn.accumulate` and rounded
-        once. A process that has not the memory for a batch cuts it, unless the others wait for it in each.
+        once. A process that has not the memory for one cuts it.
 
         Args:
             sign: of the advantages that count; None is for all.
@@ -158,18 +158,15 @@ class Learner:
 
         fits, size = self.model.fits, self.config.learn.batch_size
         batches = fits.batches("learning", size, len(cases), self.model.device, self.world.size, self._unit)
-        for place, batch in self.world.deal(batches):
-            for numbers, terms in fits.parts("learning", batch, look, len(batch) if self.world.even else self._unit):
-                if place >= len(batches):
-                    continue
-                for index, parameter in enumerate(parameters):
-                    if parameter.grad is not None:
-                        sums[index] += parameter.grad
-                        touched.add(index)
-                        parameter.grad = None
-                mine[numbers.start] = terms
-                if sign is None:
-                    self.advance(len(numbers) * self.world.size)
+        for numbers, terms in fits.dealt("learning", batches, look, self.world, self._unit):
+            for index, parameter in enumerate(parameters):
+                if parameter.grad is not None:
+                    sums[index] += parameter.grad
+                    touched.add(index)
+                    parameter.grad = None
+            mine[numbers.start] = terms
+            if sign is None:
+                self.advance(len(numbers) * self.world.size)
         self.world.sum(sums)
         touched = set().union(*self.world.exchange({self.world.rank: touched}))
         for index, (parameter, gradient) in enumerate(zip(parameters, sums, strict=True)):

@@ -97,10 +97,7 @@ def sample_batches(
 
     kind, fits = "sampling" if stream is Stream.ROLLOUT else "evaluating", model.fits
     batches = fits.batches(kind, batch_size, len(prompts), model.device, processes.size, leaves)
-    for place, batch in processes.deal(batches):
-        for part in fits.parts(kind, batch, draw, len(batch) if processes.even else leaves):
-            if place < len(batches):
-                yield part
+    yield from fits.dealt(kind, batches, draw, processes, leaves)
 
 
 def _check_path(model: FlowModel, solver: str, plan: Plan | None) -> None:

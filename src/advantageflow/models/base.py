@@ -65,7 +65,7 @@ class FlowModel(ABC):
         self.scale_factor: int = pipeline.vae_scale_factor
         self.fits = Fits()
         self.start: Adapter | None = None  # what is fused into the base
-        self._meant_for: torch.device | None = None
+        self._home: torch.device | None = None
         self._encoded: OrderedDict[str, Conditioning] = OrderedDict()
         self._set_up()
 
@@ -112,10 +112,8 @@ class FlowModel(ABC):
         model = cls(pipeline, settings)
         if settings.lora:
             model._start_from(settings.lora)
-        if settings.shard:
-            model._meant_for = torch.device(device)  # where each process brings its part, see `sharding`
-        else:
-            model.transformer.to(device)
+        model._home = torch.device(device) if settings.shard else None  # where a part will come, see `sharding`
+        model.transformer.to("cpu" if settings.shard else device)
         if not settings.offload:
             for part in (pipeline.vae, *model._encoders()):
                 part.to(device)
@@ -157,8 +155,7 @@ class FlowModel(ABC):
 
     @property
     def family(self) -> str:
-        name: str = self.pipeline_class.__name__
-        return name
+        return str(self.pipeline_class.__name__)
 
     @cached_property
     def fingerprint(self) -> str | None:
@@ -168,7 +165,7 @@ class FlowModel(ABC):
 
     @property
     def device(self) -> torch.device:
-        return self._meant_for or next(self.transformer.parameters()).device
+        return self._home or next(self.transformer.parameters()).device
 
     @property
     def latent_size(self) -> tuple[int, int]:
