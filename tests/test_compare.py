@@ -261,7 +261,7 @@ def test_a_comparison_killed_again_and_again_gives_the_same_answer(tmp_path, tin
         "--vary", "objective=advantageflow,nft", "--seeds", "1", "--budget", "3iterations",
         "--jobs", "2", "--threads", "1",
     ]  # fmt: skip
-    result = run("compare", *arguments, "--output", tmp_path / "whole", timeout=300)
+    result = run("compare", *arguments, "--output", tmp_path / "whole")
     assert result.returncode == 0, result.stderr
     chance = random.Random(0)
     for _ in range(2):
@@ -274,7 +274,7 @@ def test_a_comparison_killed_again_and_again_gives_the_same_answer(tmp_path, tin
         time.sleep(chance.uniform(4, 8))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    result = run("compare", *arguments, "--output", tmp_path / "parts", timeout=300)
+    result = run("compare", *arguments, "--output", tmp_path / "parts")
     assert result.returncode == 0, result.stderr
     lines = [line for line in result.stdout.splitlines() if " runs: " in line]
     assert [line[9:].partition(":")[0] for line in lines] == ["1 of 2 runs", "2 of 2 runs"]

@@ -13,9 +13,9 @@ def test_kills_and_damage_change_no_byte(tmp_path, tiny_pipeline_folder, monkeyp
     crash = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(crash)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    found = crash.crash(str(tiny_pipeline_folder), kills=2, iterations=16, seed=0, folder=tmp_path)
+    found = crash.crash(str(tiny_pipeline_folder), kills=2, iterations=8, seed=0, folder=tmp_path)
     assert found.pop("while_a_checkpoint_was_written") <= 2  # a moment that may be missed
     assert found == {
-        "kills": 2, "of_two_processes": 1, "damaged": 1, "set_aside": 1, "iterations": 16,
+        "kills": 2, "of_two_processes": 1, "damaged": 1, "set_aside": 1, "iterations": 8,
         "unreadable": 0, "orphans": 0, "rows_lost": 0, "rows_doubled": 0, "differs": [],
     }  # fmt: skip
