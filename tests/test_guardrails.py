@@ -255,7 +255,7 @@ def test_a_comparison_goes_on_beside_an_arm_that_diverges_and_says_why(tmp_path,
         "--output", tmp_path / "out",
     ]  # fmt: skip
     for _ in range(2):  # also when nothing is left to do
-        result = run("compare", *arguments, timeout=300)
+        result = run("compare", *arguments)
         assert result.returncode == 0, result.stderr
         told = " ".join(result.stdout.split())
         assert "10, seed 0: diverged after 0 iterations: the weights " in told
