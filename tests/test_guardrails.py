@@ -9,7 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 from test_cli import SMALL, run
-from test_trainer import brightness, make_config, make_trainer
+from test_trainer import brightness, make_config, make_trainer, stop_after
 
 from advantageflow.config import load_config
 from advantageflow.errors import ConfigError, NonFiniteError
@@ -87,13 +87,7 @@ def test_a_run_that_was_stopped_skips_the_same_steps(tmp_path, tiny_pipeline_fol
     whole = loud_trainer(tmp_path / "whole", tiny_pipeline_folder)
     whole.run()
     parts = loud_trainer(tmp_path / "parts", tiny_pipeline_folder)
-    iterate = parts.iterate
-
-    def stop_after_one():
-        parts.world.stopping = parts.iteration == 1
-        return iterate()
-
-    parts.iterate = stop_after_one
+    stop_after(1, parts)
     assert parts.run() is None
     again = loud_trainer(tmp_path / "parts", tiny_pipeline_folder)  # with half of the norms that the rule needs
     again.run()

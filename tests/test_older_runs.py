@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 from test_resuming import add_row
-from test_trainer import make_config, make_trainer
+from test_trainer import make_config, make_trainer, stop_after
 
 from advantageflow.config import ConfigError
 from advantageflow.run.changes import as_read, changed, flat
@@ -48,13 +48,7 @@ def test_an_old_run_goes_on_to_the_bit_and_nothing_is_said_to_have_changed(confi
     whole = make_trainer(config, tmp_path / "whole", tiny_pipeline_folder)
     whole.run()
     first = make_trainer(config, tmp_path / "old", tiny_pipeline_folder)
-    iterate = first.iterate
-
-    def stop_after_two():
-        first.world.stopping = first.iteration == 2
-        return iterate()
-
-    first.iterate = stop_after_two
+    stop_after(2, first)
     assert first.run() is None
     age(first.directory, 2)
 

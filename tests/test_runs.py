@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_trainer import brightness, make_config, make_trainer, weights
+from test_trainer import brightness, make_config, make_trainer, stop_after, weights
 from typer.testing import CliRunner
 
 from advantageflow.cli import app
@@ -290,13 +290,7 @@ def test_the_gradient_scale_of_half_precision_goes_on_exactly(tmp_path, tiny_pip
     whole = trainer("whole")
     whole.run()
     first = trainer("parts")
-    one = first.iterate
-
-    def stop_after_two():
-        first.world.stopping = first.iteration == 2
-        return one()
-
-    first.iterate = stop_after_two
+    stop_after(2, first)
     assert first.run() is None
     second = trainer("parts")
     second.run()

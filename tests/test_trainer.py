@@ -71,6 +71,17 @@ def make_trainer(config, folder, model_folder, rewards=None):
     return build(config, run, inputs, Console(quiet=True), model=model)
 
 
+def stop_after(iterations, trainer):
+    """Have a trainer asked to stop after so many iterations, as it begins the next."""
+    iterate = trainer.iterate
+
+    def stops():
+        trainer.world.stopping = trainer.iteration == iterations
+        return iterate()
+
+    trainer.iterate = stops
+
+
 def weights(trainer):
     return torch.cat([weight.detach().flatten() for weight in trainer.policy.parameters]).clone()
 
@@ -252,13 +263,7 @@ def test_a_collapse_of_variety_is_told_once_also_after_a_resume(tmp_path, tiny_p
         return trainer
 
     first = narrowing()
-    one = first.iterate
-
-    def stop_after_two():
-        first.world.stopping = first.iteration == 2
-        return one()
-
-    first.iterate = stop_after_two
+    stop_after(2, first)
     assert first.run() is None
     assert told == []
     narrowing().run()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -75,7 +75,7 @@ def train_new(config: Config, folder: Path, console: Console, given: Mapping[str
         world = world.patient(_patience(config))
         world.share(partial(RunDirectory.check_new, folder))
         inputs = load_inputs(config, console, given)
-        with locked(folder) if world.rank == 0 else nullcontext():
+        with _owned(folder, world):
             directory = RunDirectory.create(folder, config) if world.rank == 0 else Bystander(folder)
             _train(build(config, directory, inputs, console, world=world), console)
 
@@ -102,7 +102,7 @@ def train_on(
     with joined() as world:
         world.check_same({"command": "train --resume"})  # where the processes disagree, all is told and none waits
         world.share(partial(_check_run, folder))
-        with locked(folder) if world.rank == 0 else nullcontext():
+        with _owned(folder, world):
             directory, config, summary = _open(folder, overrides, world)
             if not finished(config, summary):
                 world = world.patient(_patience(config))
@@ -118,6 +118,11 @@ def train_on(
     if overrides:
         raise ConfigError(text)
     say(console, text)
+
+
+def _owned(folder: Path, world: World) -> AbstractContextManager[None]:
+    """The folder's lock, which the first process holds for all."""
+    return locked(folder) if world.rank == 0 else nullcontext()
 
 
 def _check_run(folder: Path) -> None:

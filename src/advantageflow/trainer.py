@@ -77,7 +77,7 @@ class Trainer:
     ) -> None:
         self.config, self.directory, self.model, self.display = config, directory, model, display
         self.world, advance = world or World(), display.advance
-        self.held_out = HeldOut(config, directory, model, held_out_prompts, evaluated, display, advance, self.world)
+        self.held_out = HeldOut(config, directory, model, held_out_prompts, evaluated, display, self.world)
         self.method: Method = config.objective
         settings, seed = config.policy, address_seed(Stream.POLICY, config.seed)
         with torch.random.fork_rng():

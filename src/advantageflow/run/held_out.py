@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -26,7 +26,6 @@ class HeldOut:
     Args:
         directory: its folder, in which the base model's score of every image is kept for a run that is resumed.
         rewards: label -> function.
-        advance: told the number of images that were drawn.
         world: the processes that share the work.
     """
 
@@ -38,11 +37,10 @@ class HeldOut:
         prompts: PromptSet,
         rewards: Mapping[str, Reward],
         display: Display,
-        advance: Callable[[int], None],
         world: World,
     ) -> None:
         self.config, self.model, self.prompts, self.rewards = config, model, prompts, rewards
-        self.directory, self.display, self.advance, self.world = directory, display, advance, world
+        self.directory, self.display, self.advance, self.world = directory, display, display.advance, world
         self.shown_prompts = shown_prompts(config.evaluation, prompts)
 
     def evaluate(self, transformer: nn.Module, shown: bool = False) -> Evaluation:

@@ -77,7 +77,7 @@ class Keeper:
         """
         self.directory.save_checkpoint(
             record["iteration"],
-            {**self.policy.state(), "optimizer": optimizer_tensors(self.optimizer)},
+            self._tensors(),
             {
                 **record,
                 "scaler": self.scaler.state_dict(),
@@ -93,13 +93,16 @@ class Keeper:
         self.saved = record["iteration"]
         self._saved_at = time.monotonic()
 
+    def _tensors(self) -> Tensors:
+        """The weights of all roles, and the optimizer's state."""
+        return {**self.policy.state(), "optimizer": optimizer_tensors(self.optimizer)}
+
     def copy(self) -> Copy:
         """Of all that an optimizer step changes, on the CPU."""
-        tensors = {**self.policy.state(), "optimizer": optimizer_tensors(self.optimizer)}
         return Copy(
             {
                 group: {name: tensor.detach().to("cpu", copy=True) for name, tensor in found.items()}
-                for group, found in tensors.items()
+                for group, found in self._tensors().items()
             },
             self.scaler.state_dict(),
         )
