@@ -21,7 +21,8 @@ Predicts = Literal["velocity", "epsilon", "sample", "average_velocity"]  # what 
 
 def like(t: Tensor | float, x: Tensor) -> Tensor:
     """`t`, a scalar or [batch], shaped to broadcast against x [batch, ...], in x's dtype and on its device."""
-    t = torch.as_tensor(t).to(x.dtype).to(x.device)  # in this order: not every device has float64
+    t = t if isinstance(t, Tensor) else torch.as_tensor(t)  # a tensor as it is: a default device would move it
+    t = t.to(x.dtype).to(x.device)  # in this order: not every device has float64
     return t.reshape(t.shape + (1,) * (x.ndim - t.ndim)) if t.ndim else t
 
 

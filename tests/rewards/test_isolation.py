@@ -195,6 +195,7 @@ def test_the_process_stays_as_it_was(tmp_path, timeout):
     assert torch.get_default_dtype() == torch.float32
     assert torch.is_grad_enabled()
     assert torch.zeros(1).device.type == "cpu"
+    assert torch.as_tensor(torch.empty(1, device="meta")).device.type == "meta"  # no device is set as the default
     assert os.getcwd() == folder
 
 

@@ -64,7 +64,7 @@ def contained(block: object = None) -> Iterator[None]:
     finally:
         torch.set_grad_enabled(gradients)
         if torch.get_default_device() != device:
-            torch.set_default_device(device)
+            torch.set_default_device(None if device.type == "cpu" else device)  # a set "cpu" would move tensors
         with _lock:
             if block in _running:
                 _running.remove(block)
