@@ -79,7 +79,8 @@ def enter(rank, size, port, task, arguments, answers):
 
 def in_processes(size, task, *arguments):
     """What a task answers in each process, by rank."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")  # imports what takes seconds, once for all
+    context.set_forkserver_preload(["advantageflow.trainer", "advantageflow.models.sd3"])
     answers, port = context.Queue(), free_port()
     processes = [
         context.Process(target=enter, args=(rank, size, port, task, arguments, answers)) for rank in range(size)
