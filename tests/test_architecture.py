@@ -34,6 +34,7 @@ worlds.pretraining worlds.scenes.pretrain worlds.scenes.rewards.training worlds.
 trainer building
 studies
 launcher
+bench
 reports
 paper
 api

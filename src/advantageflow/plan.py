@@ -85,15 +85,12 @@ def make_plan(config: Config) -> Plan:
     """Count and estimate; loads nothing."""
     rollout = config.rollout
     images = rollout.prompts_per_iteration * rollout.images_per_prompt
-    sampling = round(images * _calls_per_image(config)) * (2 if rollout.guidance_scale != 1 else 1)
-    if rollout.source is not None:  # the images are there; each is encoded, which costs about as much as decoding
-        sampling = 0
-    method, cases = config.objective, round(images * _cases_per_image(config))
-    scales = {**method.guidance, **({"learner": rollout.guidance_scale} if method.family == "gradient" else {})}
-    twice = {role: 2 if scales.get(role, 1.0) != 1 else 1 for role in ("learner", *method.sees)}
-    gradient = cases * method.calls(rollout.num_inference_steps) * twice.pop("learner")
-    pictures = cases * method.pictures() if method.family == "gradient" else 0  # that are decoded with gradient
-    others = cases * sum(twice.values())
+    sampling, learning = calls(config)
+    gradient = learning["learner"]
+    method = config.objective
+    # that are decoded with gradient
+    pictures = round(images * _cases_per_image(config)) * method.pictures() if method.family == "gradient" else 0
+    others = sum(learning.values()) - gradient
     facts = MODELS.get(config.model.path)
     flops: float | None = None
     memory: dict[str, float] = {}
@@ -123,6 +120,23 @@ def make_plan(config: Config) -> Plan:
         downloads=_downloads(config, facts),
         departures=departures(config),
     )
+
+
+def calls(config: Config) -> tuple[int, dict[str, int]]:
+    """Images that an iteration has to put through the transformer: to draw its images, and to learn, by role.
+
+    The learner's calls have a gradient. Guidance doubles a call.
+    """
+    rollout, method = config.rollout, config.objective
+    images = rollout.prompts_per_iteration * rollout.images_per_prompt
+    sampling = round(images * _calls_per_image(config)) * (2 if rollout.guidance_scale != 1 else 1)
+    if rollout.source is not None:  # the images are there; each is encoded, which costs about as much as decoding
+        sampling = 0
+    scales = {**method.guidance, **({"learner": rollout.guidance_scale} if method.family == "gradient" else {})}
+    cases = round(images * _cases_per_image(config))
+    learning = {role: cases * (2 if scales.get(role, 1.0) != 1 else 1) for role in ("learner", *sorted(method.sees))}
+    learning["learner"] *= method.calls(rollout.num_inference_steps)
+    return sampling, learning
 
 
 def _calls_per_image(config: Config) -> float:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from advantageflow.cli.benchmark import bench
 from advantageflow.cli.custom_code import refusable
 from advantageflow.cli.exporting import export
 from advantageflow.cli.failures import INTERRUPTED, Interruption, explain
@@ -139,7 +140,7 @@ app = typer.Typer(
     help="Reinforcement learning for rectified-flow image generators.",
 )
 app.callback()(_options)
-for command in (train, export, evaluate, sample, report, compare, reproduce, methods, serve):
+for command in (train, export, evaluate, sample, report, compare, reproduce, bench, methods, serve):
     app.command()(refusable(command))
 app.add_typer(rewards_app, name="rewards")
 app.add_typer(pretrain_app, name="pretrain")

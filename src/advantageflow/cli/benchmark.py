@@ -1,0 +1,46 @@
+"""`bench`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def bench(
+    recipe: Annotated[str | None, typer.Argument(help="A shipped recipe or a YAML file; default: scenes.")] = None,
+    changes: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Medians are over so many.")] = 3,
+    scaling: Annotated[
+        bool, typer.Option("--scaling", help="Also how cost grows with images, draws, steps, resolution, processes.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Measure what an iteration of a recipe costs here, and what of that is not the network."""
+    import json
+
+    from rich.console import Console
+
+    from advantageflow.api import recipe_and_changes
+    from advantageflow.config import load_config
+    from advantageflow.run.progress import Bars
+
+    config = load_config(*recipe_and_changes(recipe, changes or []))
+
+    from advantageflow.bench.iteration import measure, size
+    from advantageflow.bench.scaling import SIZE
+    from advantageflow.bench.scaling import scaling as grown
+    from advantageflow.bench.steps import Steps
+    from advantageflow.bench.tables import rounded, tables
+
+    console = Console(stderr=as_json)
+    with Bars(console) as bars:
+        steps = Steps(bars, size(rounds) + (SIZE if scaling else 0))
+        found = measure(config, rounds, steps)
+        if scaling:
+            found["scaling"] = grown(config, steps)
+    if as_json:
+        print(json.dumps(rounded(found), indent=2, ensure_ascii=False))
+    else:
+        for table in tables(found):
+            console.print(table)
