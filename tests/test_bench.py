@@ -9,7 +9,7 @@ import pytest
 import torch
 from command_line import command_line
 from rich.console import Console
-from test_calls import STEPS
+from test_calls import STEPS, part
 from test_terminal import STOPS
 from test_trainer import make_config, make_trainer, sections_of, weights
 
@@ -37,7 +37,9 @@ def trainer_of(tmp_path, tiny_pipeline_folder):
         plan = find(objective)().plan(0, STEPS, 0.7, None)
         draws = len(plan.keep) if find(objective).family == "reverse" else 2
         sections = {**sections_of(objective), "learn": {"t_draws": draws, **settings}, "run": {"probe_every": 0}}
-        return make_trainer(make_config(**sections), tmp_path / folder, tiny_pipeline_folder)
+        trainer = make_trainer(make_config(**sections), tmp_path / folder, tiny_pipeline_folder)
+        part(trainer.policy)
+        return trainer
 
     return build
 

@@ -3,12 +3,20 @@
 from collections import Counter
 
 import pytest
+import torch
 from test_trainer import make_config, make_trainer, sections_of
 
 from advantageflow.objectives import find, names
 from advantageflow.plan import make_plan
 
 STEPS = 4
+
+
+def part(policy):
+    """Give the learner weights that no other role has."""
+    with torch.no_grad():
+        for parameter in policy.parameters:
+            parameter.add_(0.01)
 
 
 def counted(objective, folder, pipeline, **settings):
@@ -22,6 +30,7 @@ def counted(objective, folder, pipeline, **settings):
     draws = len(plan.keep) if find(objective).family == "reverse" else 2
     config = make_config(**sections, learn={"t_draws": draws}, run={"probe_every": 0})
     trainer = make_trainer(config, folder, pipeline)
+    part(trainer.policy)
     rows, acting, stage = Counter(), ["learner"], ["sampling"]
     act, learn = trainer.policy.acting_as, trainer.learner.learn
 

@@ -144,11 +144,12 @@ class Learner:
         # not every device has float64
         wide = torch.float32 if self.model.device.type == "mps" else getattr(torch, self.config.learn.accumulate)
         sums = [torch.zeros_like(parameter, dtype=wide) for parameter in parameters]
+        alike = self.policy.alike(self.method.sees)
         touched: set[int] = set()  # an optimizer leaves parameters without gradient alone
 
         def look(numbers: range) -> Terms:
             self.optimizer.zero_grad()  # a batch that did not fit may have left a part
-            terms = family.look(cases[numbers.start : numbers.stop], self.optimizer_step)
+            terms = family.look(cases[numbers.start : numbers.stop], self.optimizer_step, alike)
             loss = total(terms.terms)
             self._check(loss, terms, family.scored)
             if sign is not None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from advantageflow.config import Config
+from advantageflow.decay import Decay, decay_of
 from advantageflow.errors import cut
 from advantageflow.evaluated import described
 from advantageflow.memory import (
@@ -134,9 +135,21 @@ def calls(config: Config) -> tuple[int, dict[str, int]]:
         sampling = 0
     scales = {**method.guidance, **({"learner": rollout.guidance_scale} if method.family == "gradient" else {})}
     cases = round(images * _cases_per_image(config))
-    learning = {role: cases * (2 if scales.get(role, 1.0) != 1 else 1) for role in ("learner", *sorted(method.sees))}
+    roles = ("learner", *sorted(method.sees - _never_parted(config)))
+    learning = {role: cases * (2 if scales.get(role, 1.0) != 1 else 1) for role in roles}
     learning["learner"] *= method.calls(rollout.num_inference_steps)
     return sampling, learning
+
+
+def _never_parted(config: Config) -> set[str]:
+    """Slow copies that equal the learner in every optimizer step, whose predictions are then the learner's own."""
+    if config.learn.optimizer_steps > 1:
+        return set()
+    decays = {
+        "rollout": decay_of(config.policy.rollout_decay, config.policy.rollout_every),
+        **config.objective.slow,
+    }
+    return {role for role, decay in decays.items() if decay == Decay() and role not in config.objective.guidance}
 
 
 def _calls_per_image(config: Config) -> float:

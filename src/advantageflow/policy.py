@@ -152,6 +152,23 @@ class Policy:
         """θ_role <- θ_other."""
         torch._foreach_copy_(self.weights[role], self.weights[other])
 
+    def alike(self, roles: Iterable[Role]) -> frozenset[Role]:
+        """Those of the roles that predict what the learner does, to the bit.
+
+        Their weights are compared, since a resumed run has no memory of what was copied. Weights that differ do so in
+        the first tensor, as a rule, so that this costs nothing where it is of no use.
+        """
+        return frozenset(role for role in roles if self._is_alike(role))
+
+    def _is_alike(self, role: Role) -> bool:
+        learner = self.weights["learner"]
+        if role == "reference" and self.is_lora:  # an adapter adds nothing while its second factor is zero
+            return not any(
+                bool(weight.any()) for name, weight in zip(self.names, learner, strict=True) if ".lora_B." in name
+            )
+        theirs = self.weights[role] if role in self.weights else self._modules[role].parameters()
+        return all(torch.equal(one, other) for one, other in zip(theirs, learner, strict=True))
+
     def state(self) -> dict[str, dict[str, Tensor]]:
         """The weights of every trained role, by role and parameter name."""
         critic = {} if self.critic is None else {"critic": dict(self.critic.state_dict())}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from advantageflow.config import Config
 from advantageflow.models.base import FlowModel
 from advantageflow.objectives.base import mean_square
-from advantageflow.policy import Policy
+from advantageflow.policy import Policy, Role
 from advantageflow.rewards import Reward
 from advantageflow.rollout import Rollout
 
@@ -88,25 +88,27 @@ class Family(ABC):
         return [(image, draw) for draw in range(self.config.learn.t_draws) for image in images]
 
     @abstractmethod
-    def look(self, cases: list[Case], step: int) -> Terms:
+    def look(self, cases: list[Case], step: int, alike: Collection[Role] = ()) -> Terms:
         """The formula's terms for a batch of cases.
 
         Args:
             step: optimizer steps so far.
+            alike: roles that predict what the learner does.
         """
 
-    def _predictions(self, x_t: Tensor, t: Tensor, prompts: list[str]) -> dict[str, Tensor]:
-        """Role -> velocity at x_t, of the learner and of whom the method sees."""
-        conditioning = self.model.encode(prompts)
+    def _predictions(self, x_t: Tensor, t: Tensor, prompts: list[str], alike: Collection[Role]) -> dict[str, Tensor]:
+        """Role -> velocity at x_t, of the learner and of whom the method sees; of those alike the learner's own."""
+        conditioning, guidance = self.model.encode(prompts), self.method.guidance
+        own = {role for role in alike if guidance.get(role, 1.0) == guidance.get("learner", 1.0)}
         found = {}
-        for role in (*sorted(self.method.sees, reverse=True), "learner"):
-            scale = self.method.guidance.get(role, 1.0)
+        for role in (*sorted(self.method.sees - own, reverse=True), "learner"):
+            scale = guidance.get(role, 1.0)
             empty = self.model.encode([""]) if scale != 1.0 else None
             with torch.set_grad_enabled(role == "learner"), self.policy.acting_as(role) as transformer:
                 found[role] = self.model.velocity(
                     transformer, x_t, t, conditioning, guidance_scale=scale, empty_prompt=empty
                 )
-        return found
+        return {**found, **dict.fromkeys(self.method.sees & own, found["learner"].detach())}
 
     def _terms(
         self, terms: dict[str, Tensor], velocities: Mapping[str, Tensor], advantages: Tensor, images: list[int]

@@ -5,6 +5,7 @@ Times and advantages are float64 and stay on the CPU until they are cast, since 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from advantageflow.flow import draw_t
 from advantageflow.learning.base import Case, Family, Terms
 from advantageflow.objectives.base import Noised
+from advantageflow.policy import Role
 from advantageflow.seeding import Stream, generator, noise
 
 
@@ -30,7 +32,7 @@ class ForwardFamily(Family):
         size = self.config.rollout.images_per_prompt
         return image // size * size if self.method.whole_groups else image
 
-    def look(self, cases: list[Case], step: int) -> Terms:
+    def look(self, cases: list[Case], step: int, alike: Collection[Role] = ()) -> Terms:
         """Noise the cases' images and compare the predictions of all roles there."""
         scored, model = self.scored, self.model
         images, draws = [image for image, _ in cases], self.config.learn.t_draws
@@ -40,7 +42,7 @@ class ForwardFamily(Family):
         ).to(model.device)
         t = self._times[images, [draw for _, draw in cases]]
         x_t = model.path.interpolate(x0, fresh, t)
-        velocities = self._predictions(x_t, t, [scored.prompts[image] for image in images])
+        velocities = self._predictions(x_t, t, [scored.prompts[image] for image in images], alike)
         critic = self.policy.critic
         seen = Noised(
             velocities,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from advantageflow.learning.base import Case, Family, Terms
 from advantageflow.objectives.base import Sampled, Start
+from advantageflow.policy import Role
 from advantageflow.rewards.gradients import score_with_gradient
 from advantageflow.seeding import Stream, generator, noise
 
@@ -25,7 +27,7 @@ class GradientFamily(Family):
             for edge, (image, step) in enumerate(zip(edges.leaves[:, 0].tolist(), edges.step.tolist(), strict=True))
         }
 
-    def look(self, cases: list[Case], step: int) -> Terms:
+    def look(self, cases: list[Case], step: int, alike: Collection[Role] = ()) -> Terms:
         """Draw the cases' images on from recorded states, as they were drawn but with gradient, and ask the rewards."""
         scored, model = self.scored, self.model
         images = [image for image, _ in cases]

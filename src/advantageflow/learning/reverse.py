@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from advantageflow.flow import like
 from advantageflow.learning.base import Case, Family, Terms
 from advantageflow.objectives.base import Transition
+from advantageflow.policy import Role
 from advantageflow.seeding import Stream, generator
 from advantageflow.solvers import gaussian_log_prob, sde_step
 
@@ -47,14 +49,14 @@ class ReverseFamily(Family):
             for edge in self._of_tree.get((tree, self._steps[chosen[tree][draw]]), [])
         ]
 
-    def look(self, cases: list[Case], step: int) -> Terms:
+    def look(self, cases: list[Case], step: int, alike: Collection[Role] = ()) -> Terms:
         """Score the cases' transitions under the learner, and find the means of whom the method sees."""
         scored, edges = self.scored, self._edges
         chosen = [edge for edge, _ in cases]
         images = edges.leaves[chosen, 0].tolist()
         x, next_x, index = edges.x[chosen], edges.next_x[chosen], edges.step[chosen]
         sigma, sigma_next, level = self._sigmas[index], self._sigmas[index + 1], self._levels[index]
-        velocities = self._predictions(x, sigma, [scored.prompts[image] for image in images])
+        velocities = self._predictions(x, sigma, [scored.prompts[image] for image in images], alike)
         means, std = {}, torch.empty(0)
         for role, v in velocities.items():
             means[role], std = sde_step(self.config.rollout.solver, v, x, sigma, sigma_next, level)
