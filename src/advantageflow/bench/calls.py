@@ -115,8 +115,16 @@ def recorded(trainer: Trainer) -> Iterator[Calls]:
         del policy.acting_as, model.predict
 
 
-def replay(trainer: Trainer, found: Calls) -> float:
-    """Seconds that an iteration's calls take with nothing around them, backward passes included."""
+@dataclass(frozen=True)
+class Spent:
+    """Seconds of the clock, and of the processors: of all threads, which on a busy machine are the truer ones."""
+
+    wall: float
+    cpu: float
+
+
+def replay(trainer: Trainer, found: Calls) -> Spent:
+    """What an iteration's calls take with nothing around them, backward passes included."""
 
     def run() -> None:
         for role, made in groupby(found.made, key=lambda call: call.role):
@@ -124,11 +132,11 @@ def replay(trainer: Trainer, found: Calls) -> float:
                 for call in made:
                     bare(trainer, transformer, found.inputs[call], call.gradient, call.through)
 
-    return seconds(trainer, run)
+    return spent(trainer, run)
 
 
-def floor(trainer: Trainer, wanted: Mapping[Role, int], found: Calls, sizes: Mapping[bool, int]) -> float:
-    """Seconds for so many images of each role, in batches of the size for calls without and with gradient."""
+def floor(trainer: Trainer, wanted: Mapping[Role, int], found: Calls, sizes: Mapping[bool, int]) -> Spent:
+    """What so many images of each role take, in batches of the size for calls without and with gradient."""
 
     def run() -> None:
         for role in wanted:
@@ -140,7 +148,7 @@ def floor(trainer: Trainer, wanted: Mapping[Role, int], found: Calls, sizes: Map
     batches = {role: _batches(count, sizes[role == "learner"]) for role, count in wanted.items()}
     kinds = {(role == "learner", batch) for role, found_batches in batches.items() for batch in found_batches}
     inputs = {(gradient, batch): _example(found, gradient).of(batch) for gradient, batch in kinds}
-    return seconds(trainer, run)
+    return spent(trainer, run)
 
 
 def best_sizes(trainer: Trainer, found: Calls, most: int) -> dict[bool, dict[int, float]]:
@@ -163,27 +171,27 @@ def _look(trainer: Trainer, example: Inputs, gradient: bool, sizes: list[int], c
     """Note what an image costs at each size; where memory runs out, the larger ones are left out from now on."""
     role = "learner" if gradient else "rollout"
     for size in list(sizes):
-        inputs, spent, count = example.of(size), 0.0, 0
+        inputs, seconds, count = example.of(size), 0.0, 0
         try:
             with trainer.policy.acting_as(role) as transformer:
-                while spent < SHORTEST:
-                    spent += seconds(trainer, partial(bare, trainer, transformer, inputs, gradient))
+                while seconds < SHORTEST:
+                    seconds += spent(trainer, partial(bare, trainer, transformer, inputs, gradient)).wall
                     count += size
         except Exception as error:
             if not costs or not out_of_memory(error):
                 raise
             del sizes[sizes.index(size) :]
             return
-        costs.setdefault(size, []).append(spent / count)
+        costs.setdefault(size, []).append(seconds / count)
 
 
-def seconds(trainer: Trainer, work: Callable[[], object]) -> float:
-    """How long work takes, that of an accelerator included."""
+def spent(trainer: Trainer, work: Callable[[], object]) -> Spent:
+    """What work takes, that of an accelerator included."""
     wait(trainer.model.device)
-    start = time.perf_counter()
+    start, begun = time.perf_counter(), time.process_time()
     work()
     wait(trainer.model.device)
-    return time.perf_counter() - start
+    return Spent(time.perf_counter() - start, time.process_time() - begun)
 
 
 def wait(device: torch.device) -> None:

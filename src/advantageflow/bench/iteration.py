@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from advantageflow.bench.calls import Calls, best, best_sizes, floor, middle, needed, recorded, replay, seconds
+from advantageflow.bench.calls import Calls, Spent, best, best_sizes, floor, middle, needed, recorded, replay, spent
 from advantageflow.bench.roofline import flops, of_calls, peak
 from advantageflow.bench.steps import Steps
 from advantageflow.building import build, load_inputs
@@ -60,13 +60,13 @@ def warm_up(trainer: Trainer, steps: Steps) -> None:
             trainer.iterate()
 
 
-def timed(trainer: Trainer) -> tuple[dict[str, float], int]:
-    """Seconds of one iteration and of its stages, and the most bytes that were held in it."""
+def timed(trainer: Trainer) -> tuple[Spent, dict[str, float], int]:
+    """One iteration, seconds of its stages, and the most bytes that were held in it."""
     rows: list[dict[str, Any]] = []
     reset_peak_memory(trainer.model.device)
-    spent = seconds(trainer, lambda: rows.append(trainer.iterate()))
+    whole = spent(trainer, lambda: rows.append(trainer.iterate()))
     stages = {stage: rows[0][f"seconds/{stage}"] for stage in TRAINING}
-    return {**stages, "iteration": spent}, peak_memory(trainer.model.device)
+    return whole, stages, peak_memory(trainer.model.device)
 
 
 def measure(config: Config, rounds: int, steps: Steps) -> dict[str, Any]:
@@ -79,22 +79,22 @@ def measure(config: Config, rounds: int, steps: Steps) -> dict[str, Any]:
         with steps.step("looking for the best batch size", SEARCH):
             costs = best_sizes(trainer, found, images)
         sizes = {gradient: best(costs.get(gradient) or costs[not gradient]) for gradient in (False, True)}
-        wanted, taken, held = needed(config), list[dict[str, float]](), 0
+        wanted, taken, stages, held = needed(config), list[dict[str, Spent]](), list[dict[str, float]](), 0
         for number in range(rounds):
             told = f"round {number + 1} of {rounds}"
             with recorded(trainer) as found, steps.step(f"{told}: an iteration"):
-                spent, memory = timed(trainer)
+                whole, parts, memory = timed(trainer)
             with steps.step(f"{told}: its calls alone"):
-                spent["own_floor"] = replay(trainer, found)
+                own = replay(trainer, found)
             with steps.step(f"{told}: the calls it needs, at their best"):
-                spent["fixed_floor"] = floor(trainer, wanted, found, sizes)
-            taken.append(spent)
+                fixed = floor(trainer, wanted, found, sizes)
+            taken.append({"iteration": whole, "own_floor": own, "fixed_floor": fixed})
+            stages.append(parts)
             held = max(held, memory)
         with steps.step("gradients by sign, and the peak of this machine", LAST):
             probe = _probe(trainer, config)
             each, most = flops(trainer, found), peak(model.device, model.dtype)
-    medians = {name: middle([one[name] for one in taken]) for name in taken[0]}
-    made = found.by_role()
+    medians = {stage: middle([one[stage] for one in stages]) for stage in TRAINING} | _medians(taken, "wall")
     return {
         "recipe": config.name,
         "method": config.objective.name,
@@ -104,34 +104,44 @@ def measure(config: Config, rounds: int, steps: Steps) -> dict[str, Any]:
         "rounds": rounds,
         "images": images,
         "seconds": medians,
-        "overhead": {
-            name: middle([one["iteration"] / one[f"{name}_floor"] for one in taken]) for name in ("own", "fixed")
-        },
+        "cpu_seconds": _medians(taken, "cpu"),
+        "overhead": _overhead(taken, "wall"),
+        "cpu_overhead": _overhead(taken, "cpu"),
         "images_per_second": images / medians["iteration"],
         "peak_memory": held,
         "batch_size": {"rollout": config.rollout.batch_size, "learn": config.learn.batch_size},
         "best_batch_size": {_name(gradient): size for gradient, size in sizes.items()},
-        "calls": {"needed": wanted, "made": made},
+        "calls": {"needed": wanted, "made": found.by_role()},
         "probe": {"seconds": probe, "every": config.run.probe_every},
         "roofline": _roofline(found, each, most, medians, costs, wanted),
         "environment": environment(),
     }
 
 
+def _medians(taken: list[dict[str, Spent]], clock: str) -> dict[str, float]:
+    return {name: middle([getattr(one[name], clock) for one in taken]) for name in taken[0]}
+
+
+def _overhead(taken: list[dict[str, Spent]], clock: str) -> dict[str, float]:
+    """The median ratio of an iteration to its own calls, and to those that it needs."""
+    seconds = [{name: getattr(spent, clock) for name, spent in one.items()} for one in taken]
+    return {name: middle([one["iteration"] / one[f"{name}_floor"] for one in seconds]) for name in ("own", "fixed")}
+
+
 def _roofline(
     found: Calls,
     each: dict[str, float],
     most: float,
-    spent: dict[str, float],
+    seconds: dict[str, float],
     costs: dict[bool, dict[int, float]],
     wanted: dict[str, int],
 ) -> dict[str, Any]:
     """Operations of the matrix products, and how many a second are done: at most, bare, and in an iteration."""
     roles = {False: "rollout" if "rollout" in each else min(each), True: "learner"}
     rates = {
-        "iteration": of_calls(each, found.by_role()) / spent["iteration"],
-        "own_floor": of_calls(each, found.by_role()) / spent["own_floor"],
-        "fixed_floor": of_calls(each, wanted) / spent["fixed_floor"],
+        "iteration": of_calls(each, found.by_role()) / seconds["iteration"],
+        "own_floor": of_calls(each, found.by_role()) / seconds["own_floor"],
+        "fixed_floor": of_calls(each, wanted) / seconds["fixed_floor"],
     }
     for gradient, of in costs.items():
         rates[_name(gradient)] = each[roles[gradient]] / min(of.values())
@@ -163,6 +173,6 @@ def _probe(trainer: Trainer, config: Config) -> float:
     trainer.iterate()
     del learner.learn
     kept, learner.config = learner.config, varied(config, "run.probe_every=1")
-    spent = seconds(trainer, lambda: learner.probe(seen[0]))
+    found = spent(trainer, lambda: learner.probe(seen[0]))
     learner.config = kept
-    return spent
+    return found.wall

@@ -92,8 +92,9 @@ def _cost(config: Config) -> dict[str, float]:
     with trainer_of(config) as trainer:
         trainer.iterate()
         rows = [timed(trainer) for _ in range(ROUNDS)]
-    stages = {name: middle([spent[name] for spent, _ in rows]) for name in rows[0][0]}
-    return {**stages, "peak_memory": max(held for _, held in rows)}
+    stages = {stage: middle([parts[stage] for _, parts, _ in rows]) for stage in TRAINING}
+    whole = middle([spent.wall for spent, _, _ in rows])
+    return {"iteration": whole, **stages, "peak_memory": max(held for _, _, held in rows)}
 
 
 def _shared(config: Config, steps: Steps) -> dict[str, Any]:

@@ -26,6 +26,7 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
 
 def _costs(found: Mapping[str, Any]) -> Table:
     spent, over, best = found["seconds"], found["overhead"], found["best_batch_size"]
+    cpu = found["cpu_overhead"] if found["device"] == "cpu" else None
     table = Table(title=f"An iteration of {found['recipe']}", show_header=False)
     for stage in ("sampling", "scoring", "learning", "iteration"):
         table.add_row(stage, f"{spent[stage]:.3f} s")
@@ -33,8 +34,8 @@ def _costs(found: Mapping[str, Any]) -> Table:
     table.add_row("its own calls of the transformer, bare", f"{spent['own_floor']:.3f} s")
     sizes = f"{best['without_gradient']} images at once, {best['with_gradient']} with gradient"
     table.add_row("the calls that it needs, at their best", f"{spent['fixed_floor']:.3f} s: {sizes}")
-    table.add_row("iteration / its own calls", f"{over['own']:.3f}")
-    table.add_row("iteration / the calls that it needs", f"{over['fixed']:.3f}")
+    table.add_row("iteration / its own calls", _ratio(over["own"], cpu and cpu["own"]))
+    table.add_row("iteration / the calls that it needs", _ratio(over["fixed"], cpu and cpu["fixed"]))
     table.add_section()
     table.add_row("images a second", f"{found['images_per_second']:.1f}, {found['images']} an iteration")
     table.add_row("peak memory", f"{found['peak_memory'] / GIB:.2f} GiB")
@@ -44,6 +45,10 @@ def _costs(found: Mapping[str, Any]) -> Table:
     sizes = ", ".join(f"{part}.batch_size={size}" for part, size in found["batch_size"].items())
     table.add_row("computed with", f"{found['device']}, {found['dtype']}, {found['threads']} CPU threads; {sizes}")
     return table
+
+
+def _ratio(wall: float, cpu: float | None) -> str:
+    return f"{wall:.3f}" + (f", in CPU time {cpu:.3f}" if cpu is not None else "")
 
 
 def calls_told(calls: Mapping[str, Mapping[str, int]]) -> tuple[str, str]:
