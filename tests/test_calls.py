@@ -7,6 +7,7 @@ import torch
 from test_trainer import make_config, make_trainer, sections_of
 
 from advantageflow.objectives import find, names
+from advantageflow.objectives.base import Noised
 from advantageflow.plan import make_plan
 
 STEPS = 4
@@ -80,3 +81,25 @@ def test_a_term_without_weight_asks_nobody(objective, settings, seen, tmp_path, 
     plan, rows = counted(objective, tmp_path / "run", tiny_pipeline_folder, **settings)
     assert {role for stage, role in rows if stage == "learning"} == seen
     assert sum(rows.values()) == plan.sampling_calls + plan.learning_calls
+
+
+@pytest.mark.parametrize(("objective", "shared"), [("epg", True), ("dgpo", True), ("crd", False), ("awm", False)])
+def test_images_of_a_prompt_share_their_noise_where_a_method_asks_for_it(
+    objective, shared, tmp_path, tiny_pipeline_folder, monkeypatch
+):
+    seen = []
+
+    def note(*arguments, **named):
+        seen.append((named["noise"], arguments[3], named["group"]))
+        return Noised(*arguments, **named)
+
+    monkeypatch.setattr("advantageflow.learning.forward.Noised", note)
+    config = make_config(**sections_of(objective), run={"probe_every": 0})
+    make_trainer(config, tmp_path / "run", tiny_pipeline_folder).iterate()
+    noise, t, group = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    same = [noise[group == each] for each in group.unique()]  # of one prompt and draw
+    assert len(same) == 6
+    assert all(bool((part == part[:1]).all()) is shared for part in same)
+    assert len({part[0].sum().item() for part in same}) == 6
+    if shared:
+        assert all((t[group == each] == t[group == each][0]).all() for each in group.unique())

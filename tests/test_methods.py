@@ -68,7 +68,7 @@ def test_json_says_the_same_and_can_be_read(capsys):
     one = json.loads(capsys.readouterr().out)
     assert one == next(method for method in found if method["name"] == "flow-grpo")
     assert one["settings"]["kl_weight"] == {"default": 0.04, "allowed": "a number at least 0"}
-    assert one["recipes"] == ["scenes-flow-grpo"]
+    assert one["recipes"] == ["scenes-dance-grpo", "scenes-flow-cps", "scenes-flow-grpo"]
 
 
 def test_an_unknown_method_is_told_with_the_nearest():

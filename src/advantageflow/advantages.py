@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-Normalize = Literal["centered_rms", "raw_std", "centered", "group_std", "group_softmax"]
+Normalize = Literal["centered_rms", "raw_std", "centered", "group_std", "group_softmax", "group_best"]
 Combine = Literal["sum", "standardize", "gdpo"]
 
 
@@ -43,8 +43,7 @@ def combine_rewards(rewards: Tensor, weights: Tensor, group_ids: Tensor, how: Co
         total = torch.zeros(rewards.shape[1], dtype=torch.float64, device=rewards.device)
         for weight, values in zip(weights, rewards, strict=True):
             centered, group = _center(values, group_ids)
-            variance = torch.zeros(int(group.max()) + 1, dtype=torch.float64, device=rewards.device)
-            variance.scatter_reduce_(0, group, centered.square(), "mean", include_self=False)
+            variance = _of_group(centered.square(), group, "mean")
             total += torch.where(centered == 0, 0.0, weight * centered / variance.sqrt()[group])
         return total
     raise ValueError(f"unknown combination {how!r}; use one of {', '.join(get_args(Combine))}")
@@ -67,7 +66,9 @@ def group_advantages(
     centered: A = clip(r - mean_prompt).
     group_std: A = clip((r - mean_prompt) / (std_prompt + 1e-8)), the unbiased std of the prompt's own rewards.
     group_softmax: A = clip(K p - 1), p the softmax over the prompt's K images of (r - mean_prompt) / (temperature Z)
-        (FlowAWR, whose Z is that of raw_std); 1 + A are weights with mean 1.
+        (arXiv 2606.30376, whose Z is that of raw_std); 1 + A are weights with mean 1.
+
+    group_best: the same at temperature 0: A = clip(K / n - 1) for the n best images of a prompt, and -1 for the others.
 
     A group whose rewards are all equal gets exactly 0; `zero_variance_groups` counts these.
 
@@ -120,11 +121,19 @@ def _normalized(centered: Tensor, rewards: Tensor, group: Tensor, normalize: Nor
         squares.scatter_reduce_(0, group, centered.square(), "sum")
         return centered / (torch.sqrt(squares / (size - 1).clamp(min=1)) + 1e-8)[group]
     if normalize == "group_softmax":
-        scaled = (centered / (temperature * root_mean_square) if root_mean_square > 0 else centered).exp()
-        mean = torch.zeros(int(group.max()) + 1, dtype=rewards.dtype, device=rewards.device)
-        mean.scatter_reduce_(0, group, scaled, "mean", include_self=False)
-        return scaled / mean[group] - 1
+        scaled = centered / (temperature * root_mean_square) if root_mean_square > 0 else centered
+        scaled = (scaled - _of_group(scaled, group, "amax")[group]).exp()  # a low temperature overflows otherwise
+        return scaled / _of_group(scaled, group, "mean")[group] - 1
+    if normalize == "group_best":
+        best = centered == _of_group(centered, group, "amax")[group]
+        return best.double() / _of_group(best.double(), group, "mean")[group] - 1
     raise ValueError(f"unknown normalize {normalize!r}; use one of {', '.join(get_args(Normalize))}")
+
+
+def _of_group(values: Tensor, group: Tensor, reduce: str) -> Tensor:
+    """Values [batch] reduced over each group: [groups]."""
+    found = torch.zeros(int(group.max()) + 1, dtype=values.dtype, device=values.device)
+    return found.scatter_reduce_(0, group, values, reduce, include_self=False)
 
 
 def zero_variance_groups(rewards: Tensor, group_ids: Tensor) -> int:

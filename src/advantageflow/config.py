@@ -129,7 +129,7 @@ class RolloutSettings(Section):
 
 
 class AdvantageSettings(Section):
-    normalize: Literal["centered_rms", "raw_std", "centered", "group_std", "group_softmax"] = Field(
+    normalize: Literal["centered_rms", "raw_std", "centered", "group_std", "group_softmax", "group_best"] = Field(
         "centered_rms", description="what a reward's distance from its prompt's mean is divided by"
     )
     clip: Positive = 1.0

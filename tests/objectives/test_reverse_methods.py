@@ -3,9 +3,12 @@
 import pytest
 import torch
 
+from advantageflow.config import check_config
+from advantageflow.errors import ConfigError
 from advantageflow.flow import sd3_sigmas
-from advantageflow.objectives import BranchGRPO, FlowGRPO, MixGRPO
+from advantageflow.objectives import BranchGRPO, FlowDPPO, FlowGRPO, GRPOGuard, MixGRPO
 from advantageflow.objectives.base import Transition
+from advantageflow.solvers import gaussian_log_prob
 from advantageflow.walks import walk
 
 SIGMAS = sd3_sigmas(10)
@@ -114,3 +117,47 @@ def test_width_pruning_keeps_the_best_of_the_late_nodes():
     early, late = edges.step <= 3, edges.step > 3
     assert kept[early].all()
     assert {int(first) for first in edges.leaves[late & kept][:, 0]} == {2, 3}
+
+
+def moved(std, advantage, step, seed=0):
+    """Transitions of one standard deviation, and a learner whose mean went `step` along the noise that was drawn."""
+    generator = torch.Generator().manual_seed(seed)
+    mean_old, z = torch.randn(2, 5, 4, dtype=torch.float64, generator=generator)
+    std = torch.full((5,), std, dtype=torch.float64)
+    next_x, mean = mean_old + std[:, None] * z, (mean_old + step * z).requires_grad_()
+    log_prob, log_prob_old = (gaussian_log_prob(next_x, at, std) for at in (mean, mean_old))
+    seen = Transition(
+        log_prob, log_prob_old, {"learner": mean, "rollout": mean_old}, std / 0.1**0.5,
+        torch.full((5,), advantage, dtype=torch.float64), std=std,
+    )  # fmt: skip
+    return seen, mean, z
+
+
+@pytest.mark.parametrize("std", [0.02, 0.7])
+def test_grpo_guard_s_ratio_is_the_step_along_the_noise_whatever_its_strength(std):
+    """log ρ = ⟨z, μ - μ_old⟩, whose mean over z is 0; the loss is per unit of time."""
+    seen, _, z = moved(std, 1.0, 1e-3)
+    found = GRPOGuard(clip_range=1.0).terms(seen)["policy"]
+    torch.testing.assert_close(found, -(1e-3 * z.square().mean(1)).exp() / 0.1, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("advantage", "step", "taught"),
+    [(1.0, 0.1, False), (1.0, -0.1, True), (-1.0, -0.1, False), (-1.0, 0.1, True), (1.0, 1e-6, True)],
+)
+def test_flow_dppo_leaves_what_moved_far_enough_the_way_it_was_asked_to(advantage, step, taught):
+    seen, mean, _ = moved(0.5, advantage, step)
+    (found,) = torch.autograd.grad(FlowDPPO().terms(seen)["policy"].sum(), mean)
+    assert bool(found.any()) is taught
+
+
+def test_flow_dppo_has_noise_in_a_few_early_steps_others_each_time():
+    plans = [FlowDPPO().plan(iteration, 10, 0.8, None) for iteration in range(50)]
+    for plan in plans:
+        assert len(plan.keep) == 3
+        assert max(plan.keep) < 5
+        assert [level > 0 for level in plan.noise] == [step in plan.keep for step in range(10)]
+    assert len({plan.keep for plan in plans}) > 5
+    rollout = {"num_inference_steps": 4}
+    with pytest.raises(ConfigError, match="noisy_steps is 3, of the first 2 of 4 steps"):
+        check_config({"objective": {"name": "flow-dppo"}, "rollout": rollout})

@@ -28,17 +28,21 @@ class ForwardFamily(Family):
         )
 
     def _addressed_by(self, image: int) -> int:
-        """The image whose address gives the times: of a coupled group its first."""
-        size = self.config.rollout.images_per_prompt
-        return image // size * size if self.method.whole_groups else image
+        """The image whose address gives the times: its own, or that of its group's first."""
+        size, method = self.config.rollout.images_per_prompt, self.method
+        return image // size * size if method.whole_groups or method.shared_noise else image
 
     def look(self, cases: list[Case], step: int, alike: Collection[Role] = ()) -> Terms:
         """Noise the cases' images and compare the predictions of all roles there."""
         scored, model = self.scored, self.model
         images, draws = [image for image, _ in cases], self.config.learn.t_draws
         x0 = scored.rollout.x0[images]
+        noised_as = [self._addressed_by(image) if self.method.shared_noise else image for image in images]
         fresh = torch.cat(
-            [noise(model.latent_shape, Stream.LEARN, (*scored.address, image), [draw]) for image, draw in cases]
+            [
+                noise(model.latent_shape, Stream.LEARN, (*scored.address, image), [draw])
+                for image, (_, draw) in zip(noised_as, cases, strict=True)
+            ]
         ).to(model.device)
         t = self._times[images, [draw for _, draw in cases]]
         x_t = model.path.interpolate(x0, fresh, t)

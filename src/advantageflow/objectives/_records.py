@@ -254,5 +254,9 @@ def clipped_surrogate(seen: Transition, clip_range: float, advantage_clip: float
     Log-probabilities are means over the image (see `solvers.gaussian_log_prob`): ratios stay near 1 and ε is small.
     """
     advantage = seen.advantage.clamp(-advantage_clip, advantage_clip)
-    ratio = (seen.log_prob - seen.log_prob_old).exp()
+    return ppo(advantage, (seen.log_prob - seen.log_prob_old).exp(), clip_range)
+
+
+def ppo(advantage: Tensor, ratio: Tensor, clip_range: float) -> Tensor:
+    """max(-A ρ, -A clip(ρ, 1 - ε, 1 + ε)): [batch]."""
     return (-advantage * ratio).maximum(-advantage * ratio.clamp(1 - clip_range, 1 + clip_range))

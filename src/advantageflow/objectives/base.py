@@ -22,6 +22,7 @@ from advantageflow.objectives._records import clipped_surrogate as clipped_surro
 from advantageflow.objectives._records import divergence as divergence
 from advantageflow.objectives._records import error_scale as error_scale
 from advantageflow.objectives._records import mean_square as mean_square
+from advantageflow.objectives._records import ppo as ppo
 from advantageflow.objectives._records import shortfall as shortfall
 from advantageflow.objectives._records import total as total
 from advantageflow.walk_plan import Plan, chain
@@ -49,6 +50,7 @@ class Method:
     defaults: settings of a run, by key, where a recipe is silent.
     whole_groups: the loss couples the images of a prompt: a batch never cuts a group, whose images are noised at the
         same times.
+    shared_noise: the images of a prompt are noised at the same times, by the same noise.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
@@ -61,6 +63,7 @@ class Method:
     colors: ClassVar[Mapping[str, tuple[str, str]]] = {}
     defaults: ClassVar[Mapping[str, Any]] = {}
     whole_groups: ClassVar[bool] = False
+    shared_noise: ClassVar[bool] = False
 
     @property
     def name(self) -> str:

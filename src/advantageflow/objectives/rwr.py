@@ -17,8 +17,8 @@ class RWR(Forward):
 
         loss = w ‖v_θ - v*‖² + λ ‖v_θ - v_ref‖²,        v* = noise - x0,    w = 1 + A ≥ 0
 
-    With the advantages of `group_softmax`, w is K times the softmax of a prompt's rewards. Squares are means over the
-    image.
+    With the advantages of `group_softmax`, w is K times the softmax of a prompt's rewards; with `group_best` only the
+    best image counts, as in RAFT (arXiv 2304.06767). Squares are means over the image.
 
     Args:
         reference_weight: λ. Without it nothing holds the learner: on its own images the mean gradient is nearly zero,
