@@ -6,6 +6,7 @@ import pytest
 import torch
 from test_trainer import make_config, make_trainer, sections_of
 
+from advantageflow.decay import Decay, decay_of
 from advantageflow.objectives import find, names
 from advantageflow.objectives.base import Noised
 from advantageflow.plan import make_plan
@@ -13,15 +14,23 @@ from advantageflow.plan import make_plan
 STEPS = 4
 
 
-def part(policy):
-    """Give the learner weights that no other role has."""
+def part(trainer):
+    """Be as after an iteration: the learner has weights that no role has but those that follow it at once."""
     with torch.no_grad():
-        for parameter in policy.parameters:
+        for parameter in trainer.policy.parameters:
             parameter.add_(0.01)
+    for role in followers(trainer.config):
+        trainer.policy.update(role, 0.0)
+
+
+def followers(config):
+    decays = {"rollout": decay_of(config.policy.rollout_decay), **config.objective.slow}
+    return {role for role, decay in decays.items() if decay == Decay()}
 
 
 def counted(objective, folder, pipeline, **settings):
-    """The plan of a small run, and rows that went through the transformer in its first iteration: (stage, role) -> n.
+    """The plan of a small run, rows that went through the transformer in an iteration: (stage, role) -> n, and whom the
+    method sees beside the learner that does not predict the same.
 
     Transitions are learned from at every step that is recorded: where they are drawn, a plan has their mean.
     """
@@ -31,7 +40,7 @@ def counted(objective, folder, pipeline, **settings):
     draws = len(plan.keep) if find(objective).family == "reverse" else 2
     config = make_config(**sections, learn={"t_draws": draws}, run={"probe_every": 0})
     trainer = make_trainer(config, folder, pipeline)
-    part(trainer.policy)
+    part(trainer)
     rows, acting, stage = Counter(), ["learner"], ["sampling"]
     act, learn = trainer.policy.acting_as, trainer.learner.learn
 
@@ -49,14 +58,14 @@ def counted(objective, folder, pipeline, **settings):
     trainer.policy.acting_as, trainer.learner.learn = acting_as, learning
     trainer.model.transformer.register_forward_pre_hook(count, with_kwargs=True)
     trainer.iterate()
-    return make_plan(config), rows
+    return make_plan(config), rows, find(objective)(**settings).sees - followers(config)
 
 
 @pytest.mark.parametrize("objective", names())
 def test_a_plan_counts_the_calls_of_every_method(objective, tmp_path, tiny_pipeline_folder):
-    plan, rows = counted(objective, tmp_path / "run", tiny_pipeline_folder)
+    plan, rows, seen = counted(objective, tmp_path / "run", tiny_pipeline_folder)
     learning = {role: count for (stage, role), count in rows.items() if stage == "learning"}
-    assert {*learning} == {"learner", *find(objective)().sees}
+    assert {*learning} == {"learner", *seen}
     assert rows["sampling", "rollout"] == plan.sampling_calls
     assert learning["learner"] == plan.gradient_calls
     assert sum(learning.values()) == plan.learning_calls
@@ -78,7 +87,7 @@ def test_a_plan_counts_the_calls_of_every_method(objective, tmp_path, tiny_pipel
     ],
 )
 def test_a_term_without_weight_asks_nobody(objective, settings, seen, tmp_path, tiny_pipeline_folder):
-    plan, rows = counted(objective, tmp_path / "run", tiny_pipeline_folder, **settings)
+    plan, rows, _ = counted(objective, tmp_path / "run", tiny_pipeline_folder, **settings)
     assert {role for stage, role in rows if stage == "learning"} == seen
     assert sum(rows.values()) == plan.sampling_calls + plan.learning_calls
 
