@@ -1,10 +1,13 @@
 """DRaFT and ReFL on a flow of one number, whose gradients are known."""
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
 
 from advantageflow.flow import sd3_sigmas
-from advantageflow.objectives import DRaFT, DRaFTLV, ReFL
+from advantageflow.objectives import AlignProp, DRaFT, DRaFTLV, DRTune, FlowBP, ReFL
 from advantageflow.objectives.base import Sampled, Start
 from advantageflow.solvers import euler
 
@@ -18,7 +21,20 @@ def start(weight, first, x=None, drawn=0.25):
 
     if x is None:
         x = euler(velocity, NOISE, SIGMAS[: first + 1]).detach()
-    return Start(x, torch.full((3,), first), SIGMAS, velocity, lambda number: torch.full_like(x, drawn + number))
+    return Start(
+        x, torch.full((3,), first), SIGMAS, velocity, lambda number: torch.full_like(x, drawn + number), state, uniform
+    )
+
+
+STATES = torch.stack([euler(lambda x, t: 0.8 * torch.sin(x), NOISE, SIGMAS[: step + 1]) for step in range(7)])
+
+
+def state(steps):
+    return STATES[steps, torch.arange(len(steps))]
+
+
+def uniform(count, seed=0):
+    return torch.rand(3, count, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def weight():
@@ -57,7 +73,7 @@ def test_refl_predicts_from_a_late_step_of_each_image():
     assert [*refl.starts(6)] == [4, 5]
     begin = start(w, 0, x=NOISE)
     steps = torch.tensor([4, 5, 4])
-    (image,) = refl.images(Start(NOISE, steps, SIGMAS, lambda x, t: w * x, begin.fresh))
+    (image,) = refl.images(Start(NOISE, steps, SIGMAS, lambda x, t: w * x, begin.fresh, state, uniform))
     torch.testing.assert_close(image, NOISE - SIGMAS[steps][:, None, None] * w * NOISE)
 
 
@@ -74,3 +90,74 @@ def test_refl_predicts_from_a_late_step_of_each_image():
 def test_the_loss_of_a_reward(objective, expected):
     reward = torch.tensor([0.5, 3.0], dtype=torch.float64)
     torch.testing.assert_close(objective.terms(Sampled(reward))["reward"], torch.tensor(expected, dtype=torch.float64))
+
+
+def slopes(image, weight):
+    """d image / d weight of each image, summed over its numbers: [batch]."""
+    return torch.stack([torch.autograd.grad(part.sum(), weight, retain_graph=True)[0] for part in image])
+
+
+def step_slope(step, row):
+    """What a step's velocity, at the state that was recorded, adds to the slope of an image."""
+    return ((SIGMAS[step + 1] - SIGMAS[step]) * torch.sin(STATES[step, row])).sum()
+
+
+def test_align_prop_is_draft_with_a_number_of_steps_for_each_image():
+    w, align = weight(), AlignProp(last_steps=4)
+    assert [*align.starts(6)] == [*align.recorded(6)] == [2, 3, 4, 5]
+    begin, steps = start(w, 2), torch.tensor([2, 5, 3])
+    (image,) = align.images(Start(state(steps), steps, SIGMAS, begin.velocity, begin.fresh, state, uniform))
+    torch.testing.assert_close(image.detach(), STATES[6])
+    found = slopes(image, w)
+    for row, first in enumerate(steps.tolist()):
+        (other,) = DRaFT(last_steps=6 - first).images(start(w, first))
+        torch.testing.assert_close(found[row], slopes(other, w)[row])
+
+
+def test_flow_bp_by_all_steps_is_euler_with_its_inputs_held_constant():
+    w = weight()
+    (image,) = FlowBP(active_steps=6).images(start(w, 0))
+    torch.testing.assert_close(image.detach(), STATES[6])
+    expected = torch.stack([torch.stack([step_slope(step, row) for step in range(6)]).sum() for row in range(3)])
+    torch.testing.assert_close(slopes(image, w), expected)
+
+
+@pytest.mark.parametrize(("rescale", "scale"), [(0.0, 1.0), (1.0, 3.0)])
+def test_flow_bp_takes_other_steps_for_each_image(rescale, scale):
+    w = weight()
+    (image,) = FlowBP(active_steps=2, lateness=0.0, rescale=rescale).images(start(w, 0))
+    expected = [scale * sum(step_slope(int(step), row) for step in uniform(6)[row].topk(2).indices) for row in range(3)]
+    torch.testing.assert_close(slopes(image, w), torch.stack(expected))
+    torch.testing.assert_close(image.detach(), STATES[6])
+
+
+def test_flow_bp_prefers_late_steps_by_the_square():
+    """Of one step: step i with the chance (i + 1)² / 91."""
+    seen = []
+
+    def note(steps):
+        seen.extend(steps.tolist())
+        return state(steps)
+
+    begin = start(weight(), 0)
+    for seed in range(2000):
+        draw = partial(uniform, seed=seed)
+        [*FlowBP(active_steps=1).images(replace(begin, state=note, uniform=draw))]
+    chosen = torch.tensor([step for step in seen if step < 6])
+    shares = torch.bincount(chosen, minlength=6) / len(chosen)
+    torch.testing.assert_close(shares, torch.arange(1.0, 7) ** 2 / 91, atol=0.02, rtol=0)
+
+
+def test_drtune_adds_the_gradients_of_steps_before_an_early_stop():
+    w, tune = weight(), DRTune(active_steps=2, stops=0.5)
+    assert [*tune.starts(6)] == [3, 4, 5]
+    begin, stops = start(w, 3), torch.tensor([3, 5, 4])
+    (image,) = tune.images(Start(state(stops), stops, SIGMAS, begin.velocity, begin.fresh, state, uniform))
+    drawn = uniform(1)[:, 0]
+    for row, stop in enumerate(stops.tolist()):
+        x, t = STATES[stop, row], SIGMAS[stop]
+        torch.testing.assert_close(image[row].detach(), x - t * 0.8 * torch.sin(x))
+        active = [int((number + drawn[row]) / 2 * stop) for number in range(2)]
+        assert 0 <= active[0] < active[1] < stop
+        expected = -(t * torch.sin(x)).sum() + sum(step_slope(step, row) for step in active)
+        torch.testing.assert_close(slopes(image, w)[row], expected)

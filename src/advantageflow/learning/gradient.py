@@ -21,7 +21,7 @@ class GradientFamily(Family):
         edges = self.scored.rollout.edges
         assert edges is not None
         self._edges = edges
-        self._starts = sorted({*edges.step.tolist()})
+        self._starts = [*self.method.starts(self.config.rollout.num_inference_steps)]
         self._edge = {
             (image, step): edge
             for edge, (image, step) in enumerate(zip(edges.leaves[:, 0].tolist(), edges.step.tolist(), strict=True))
@@ -36,6 +36,18 @@ class GradientFamily(Family):
         edges = [self._edge[image, int(each)] for image, each in zip(images, begin, strict=True)]
         conditioning, guidance = model.encode(prompts), self.config.rollout.guidance_scale
         empty = model.encode([""]) if guidance != 1.0 else None
+
+        def state(steps: Tensor) -> Tensor:
+            wanted = zip(images, steps.tolist(), strict=True)
+            found = [self._edge.get((image, step)) for image, step in wanted]
+            ends = scored.rollout.x0[images]
+            return torch.stack(
+                [end if edge is None else self._edges.x[edge] for edge, end in zip(found, ends, strict=True)]
+            )
+
+        def uniform(count: int) -> Tensor:
+            drawn = [generator(Stream.LEARN, *scored.address, image, 1 + draw) for image, draw in cases]
+            return torch.stack([torch.rand(count, generator=each, dtype=torch.float64) for each in drawn])
 
         def fresh(number: int) -> Tensor:
             drawn = [
@@ -53,6 +65,8 @@ class GradientFamily(Family):
                     transformer, x_t, t, conditioning, guidance_scale=guidance, empty_prompt=empty
                 ),
                 fresh,
+                state,
+                uniform,
                 model.path,
             )
             rewards = [self._reward(latents, prompts) for latents in self.method.images(start)]

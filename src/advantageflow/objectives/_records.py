@@ -177,6 +177,9 @@ class Start:
     path: between image and noise, the model's.
     velocity: (x, t) -> the learner's velocity, with gradient; t is a scalar or [batch].
     fresh: (number) -> standard normal noise [batch, ...], another for each number.
+    state: (steps [batch]) -> the states that were recorded before these steps [batch, ...], without gradient; after the
+        last step it is the image.
+    uniform: (count) -> numbers in [0, 1), float64 [batch, count] on the CPU.
     """
 
     x: Tensor
@@ -184,6 +187,8 @@ class Start:
     sigmas: Tensor
     velocity: Callable[[Tensor, Tensor], Tensor]
     fresh: Callable[[int], Tensor]
+    state: Callable[[Tensor], Tensor]
+    uniform: Callable[[int], Tensor]
     path: Path = field(default_factory=_rectified)
 
 
@@ -192,6 +197,25 @@ def total(terms: Mapping[str, Tensor]) -> Tensor:
     import torch
 
     return torch.stack(list(terms.values())).sum(0)
+
+
+def with_gradient_at(start: Start, steps: Tensor) -> Tensor:
+    """What moves an image when its velocities at some steps do: Σ (σ' - σ)(v_θ(x, σ) - sg v_θ), [batch, ...].
+
+    It is zero, and has the gradient of Euler's steps from the recorded states, held constant. So gradients of several
+    steps add up instead of going through one another.
+
+    Args:
+        steps: of each image, [batch, number].
+    """
+    from advantageflow.flow import like
+
+    moved: Tensor | float = 0.0
+    for step in steps.T:
+        v = start.velocity(start.state(step), start.sigmas[step])
+        moved = moved + like(start.sigmas[step + 1] - start.sigmas[step], v) * (v - v.detach())
+    assert not isinstance(moved, float)
+    return moved
 
 
 def check_shapes(alike: Mapping[str, Tensor], **by_sample: Tensor) -> None:

@@ -25,6 +25,7 @@ from advantageflow.objectives._records import mean_square as mean_square
 from advantageflow.objectives._records import ppo as ppo
 from advantageflow.objectives._records import shortfall as shortfall
 from advantageflow.objectives._records import total as total
+from advantageflow.objectives._records import with_gradient_at as with_gradient_at
 from advantageflow.walk_plan import Plan, chain
 
 if TYPE_CHECKING:
@@ -247,8 +248,12 @@ class Gradient(Method):
         return 1
 
     def plan(self, iteration: int, steps: int, level: float, transitions: int | None) -> Plan | None:
-        """The ODE; states that a gradient may begin at are recorded."""
-        return chain([0.0] * steps, self.starts(steps))
+        """The ODE; the states that `recorded` names are kept."""
+        return chain([0.0] * steps, self.recorded(steps))
+
+    def recorded(self, steps: int) -> range:
+        """The steps whose states `images` may read; by default those that a gradient may begin at."""
+        return self.starts(steps)
 
     def images(self, start: Start) -> Iterator[Tensor]:
         """Latents [batch, ...] with gradient; the loss is the mean over all that are given."""
