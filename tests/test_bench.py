@@ -18,7 +18,7 @@ from advantageflow.bench.iteration import varied
 from advantageflow.bench.roofline import flops
 from advantageflow.bench.scaling import SIZE, _grown, exponent
 from advantageflow.bench.steps import Steps
-from advantageflow.bench.tables import calls_told, rounded
+from advantageflow.bench.tables import calls_told, growth, rounded
 from advantageflow.objectives import find, names
 from advantageflow.run.progress import Bars
 
@@ -38,7 +38,7 @@ def trainer_of(tmp_path, tiny_pipeline_folder):
         draws = len(plan.keep) if find(objective).family == "reverse" else 2
         sections = {**sections_of(objective), "learn": {"t_draws": draws, **settings}, "run": {"probe_every": 0}}
         trainer = make_trainer(make_config(**sections), tmp_path / folder, tiny_pipeline_folder)
-        part(trainer.policy)
+        part(trainer)
         return trainer
 
     return build
@@ -178,6 +178,19 @@ def test_a_setting_grows_as_far_as_the_model_lets_it(tiny_pipeline_folder, monke
     assert found["values"] == [[64, 64]]
     assert "128" in found["refused"]
     assert found["exponents"] == {}
+
+
+def test_what_grows_is_told_with_its_exponents_and_what_does_not_with_the_reason():
+    grown = {
+        "images": {"values": [2, 4], "seconds": {"iteration": [1.0, 2.0], "peak_memory": [2**30, 2**31]},
+                   "exponents": {"iteration": 1.0, "peak_memory": 1.0}, "refused": ""},
+        "resolution": {"values": [[64, 64]], "seconds": {"iteration": [1.0]}, "exponents": {}, "refused": "64 [is] all"},
+    }  # fmt: skip
+    console = Console(width=100)
+    with console.capture() as shown:
+        console.print(growth(grown))
+    for said in ("1.00, 2.00 s", "1.00, 2.00 GiB", "resolution: 64 [is] all"):
+        assert said in shown.get()
 
 
 def test_saved_calls_are_said():

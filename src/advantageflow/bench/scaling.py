@@ -37,7 +37,7 @@ EACH = 1 + ROUNDS  # as steps, see `Steps`
 SIZE = (1 + len(KEYS) * sum(FACTORS[1:]) + len(PROCESSES)) * EACH
 # Of a run whose iterations alone are looked at
 LEAN = (
-    "evaluation.num_images=2", "evaluation.num_inference_steps=1", "evaluation.every=0", "evaluation.prompts_shown=1",
+    "evaluation.num_images=2", "evaluation.num_inference_steps=2", "evaluation.every=0", "evaluation.prompts_shown=1",
     "run.probe_every=0", "run.samples_every=100000", "run.checkpoint_every=100000", f"run.iterations={EACH}",
 )  # fmt: skip
 

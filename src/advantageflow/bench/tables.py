@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 GIB = 2**30
 
@@ -21,7 +22,7 @@ def rounded(value: Any) -> Any:
 
 def tables(found: Mapping[str, Any]) -> list[Table]:
     """Of what `measure` found, and of scaling where it was asked for."""
-    return [_costs(found), _roofline(found), *([_scaling(found["scaling"])] if "scaling" in found else [])]
+    return [_costs(found), _roofline(found), *([growth(found["scaling"])] if "scaling" in found else [])]
 
 
 def _costs(found: Mapping[str, Any]) -> Table:
@@ -94,25 +95,25 @@ def _roofline(found: Mapping[str, Any]) -> Table:
     return table
 
 
-def _scaling(found: Mapping[str, Any]) -> Table:
-    columns = (
-        "values",
-        "seconds an iteration",
-        "exponent",
-        "of sampling",
-        "of learning",
-        "peak memory, GiB",
-        "exponent",
+def growth(found: Mapping[str, Any]) -> Table:
+    table = Table(
+        "what grows", "", "", "exponent", "sampling", "learning", title="How cost grows: cost ∝ size^exponent"
     )
-    table = Table("what grows", *columns, title="How cost grows: cost ∝ size^exponent")
     for name, of in found.items():
         spent, powers = of["seconds"], of["exponents"]
-        table.add_row(
-            name,
-            of["refused"] if len(of["values"]) < 2 else ", ".join(map(str, of["values"])),
-            ", ".join(f"{value:.2f}" for value in spent.get("iteration", ())),
-            *(f"{powers[key]:.2f}" if key in powers else "" for key in ("iteration", "sampling", "learning")),
-            ", ".join(f"{value / GIB:.2f}" for value in spent.get("peak_memory", ())),
-            f"{powers['peak_memory']:.2f}" if "peak_memory" in powers else "",
-        )
+        if not powers:
+            continue
+        parts = [f"{powers[key]:.2f}" if key in powers else "" for key in ("iteration", "sampling", "learning")]
+        values = ", ".join(map(_edges, of["values"]))
+        table.add_row(name, values, ", ".join(f"{value:.2f}" for value in spent["iteration"]) + " s", *parts)
+        if name == "images" and "peak_memory" in powers:
+            held = ", ".join(f"{value / GIB:.2f}" for value in spent["peak_memory"])
+            table.add_row("  memory", values, f"{held} GiB", f"{powers['peak_memory']:.2f}", "", "")
+    refused = [f"{name}: {of['refused']}" for name, of in found.items() if of["refused"]]
+    table.caption = Text("\n".join(refused)) if refused else None
     return table
+
+
+def _edges(value: Any) -> str:
+    """A setting's value; a resolution as in 64x64."""
+    return "x".join(map(str, value)) if isinstance(value, list) else str(value)
