@@ -184,7 +184,8 @@ def test_what_grows_is_told_with_its_exponents_and_what_does_not_with_the_reason
     grown = {
         "images": {"values": [2, 4], "seconds": {"iteration": [1.0, 2.0], "peak_memory": [2**30, 2**31]},
                    "exponents": {"iteration": 1.0, "peak_memory": 1.0}, "refused": ""},
-        "resolution": {"values": [[64, 64]], "seconds": {"iteration": [1.0]}, "exponents": {}, "refused": "64 [is] all"},
+        "resolution": {"values": [[64, 64]], "seconds": {"iteration": [1.0]}, "exponents": {},
+                       "refused": "64 [is] all"},
     }  # fmt: skip
     console = Console(width=100)
     with console.capture() as shown:

@@ -54,7 +54,9 @@ class Learner:
         self.spikes = Spikes(config.learn.max_grad_norm_ratio, config.run.spikes_stop)
         plan = config.walk_plan()
         # how many images, one after the other, are never parted: of a coupled group, or of a tree
-        self._unit = config.rollout.images_per_prompt if method.whole_groups else plan.leaves if plan else 1
+        group = config.rollout.images_per_prompt
+        self._unit = group if method.whole_groups else plan.leaves if plan else 1
+        self._cases = method.taught(group) if method.whole_groups else self._unit  # that are never parted
 
     def learn(self, scored: Scored) -> dict[str, float | None]:
         """Take the iteration's optimizer steps and return their metrics.
@@ -158,8 +160,8 @@ class Learner:
             return terms.detached()
 
         fits, size = self.model.fits, self.config.learn.batch_size
-        batches = fits.batches("learning", size, len(cases), self.model.device, self.world.size, self._unit)
-        for numbers, terms in fits.dealt("learning", batches, look, self.world, self._unit):
+        batches = fits.batches("learning", size, len(cases), self.model.device, self.world.size, self._cases)
+        for numbers, terms in fits.dealt("learning", batches, look, self.world, self._cases):
             for index, parameter in enumerate(parameters):
                 if parameter.grad is not None:
                     sums[index] += parameter.grad

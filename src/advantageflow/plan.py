@@ -164,8 +164,9 @@ def _calls_per_image(config: Config) -> float:
 def _cases_per_image(config: Config) -> float:
     """What is learned from an image, on average; images of a tree share the transitions before they part."""
     plan, draws = config.walk_plan(), config.learn.t_draws
+    size = config.rollout.images_per_prompt
     if plan is None or config.objective.family != "reverse":
-        return draws
+        return float(draws * config.objective.taught(size) / size)
     return float(draws * sum(1 / plan.leaves_after(step) for step in plan.keep) / len(plan.keep))
 
 

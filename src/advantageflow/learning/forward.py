@@ -27,6 +27,13 @@ class ForwardFamily(Family):
             self.config.learn.t_distribution, firsts, self.config.learn.t_draws, sigmas, self.scored.address
         )
 
+    def cases(self, images: list[int]) -> list[Case]:
+        """So many draws of each image that the method chooses."""
+        size, taught = self.config.rollout.images_per_prompt, set[int]()
+        for first in {image // size * size for image in images}:
+            taught |= {first + number for number in self.method.chosen(self.scored.rewards[first : first + size])}
+        return super().cases([image for image in images if image in taught])
+
     def _addressed_by(self, image: int) -> int:
         """The image whose address gives the times: its own, or that of its group's first."""
         size, method = self.config.rollout.images_per_prompt, self.method

@@ -109,6 +109,10 @@ class Method:
 
         return group_advantages(rewards, groups, **settings)
 
+    def taught(self, size: int) -> int:
+        """Of a prompt's `size` images, how many are learned from; a forward method says in `chosen` which."""
+        return size
+
     def calls(self, steps: int) -> int:
         """Calls of the transformer with gradient for each case; `steps` are the sampler's."""
         return 1
@@ -134,6 +138,10 @@ class Forward(Method):
     """A loss on a clean image, noised afresh."""
 
     family: ClassVar[Literal["forward", "reverse", "gradient"]] = "forward"
+
+    def chosen(self, rewards: Tensor) -> list[int]:
+        """Which of a prompt's images, by their rewards, are learned from: `taught` of them, in order."""
+        return [*range(len(rewards))]
 
     def loss(
         self,
