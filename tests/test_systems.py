@@ -187,6 +187,8 @@ def test_sampling_and_learning_put_no_float64_on_the_device(name, monkeypatch):
         )  # fmt: skip
         credit = method.credit(rewards, groups, rollout.edges, config.advantage.model_dump())
         scored = Scored(prompts, rollout, rewards, groups, credit, (0, 0))
-        family = FAMILIES[method.family](model, Acting(), method, config, {"scenes_graded": reward}, scored)
+        policy, critic = Acting(), method.critic(4)
+        policy.critic = critic and critic.to("meta")
+        family = FAMILIES[method.family](model, policy, method, config, {"scenes_graded": reward}, scored)
         found = family.look(family.cases([0, 1, 2, 3]), 0)
     assert all(term.device.type == "meta" for term in found.terms.values())

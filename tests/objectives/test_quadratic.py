@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.autograd import grad
 
-from advantageflow.objectives import ADRPO, ORWCFMW2, RAM, RWR, AdvantageFlow
+from advantageflow.objectives import ADRPO, ORWCFMW2, RAM, RWR, ACFlow, AdvantageFlow
+from advantageflow.objectives._critic import Critic
 from advantageflow.objectives.base import Noised, mean_square
 
 BATCH = 6
@@ -106,3 +107,36 @@ def test_orw_penalizes_the_distance_from_the_base_model(case):
         lambda v: case.advantage * mean_square(v - case.target) + 0.5 * mean_square(v - case.v_ref)
     )
     torch.testing.assert_close(found, expected)
+
+
+def actor_critic(case, value, **settings):
+    v, value = case.v.clone().requires_grad_(), value.clone().requires_grad_()
+    predictions = {"learner": v, "rollout": case.v_old, "reference": case.v_ref}
+    seen = Noised(predictions, case.x0, case.x_t, case.t, case.advantage, noise=case.noise, value=value, step=3)
+    return grad(sum(ACFlow(**settings).terms(seen).values()).sum(), (v, value))
+
+
+def test_a_critic_that_knows_nothing_leaves_advantageflow(case):
+    found, _ = actor_critic(case, torch.zeros_like(case.advantage))
+    torch.testing.assert_close(found, case.gradient(AdvantageFlow()))
+
+
+def test_a_critic_that_knows_all_leaves_nothing_to_learn_but_the_pulls(case):
+    found, slope = actor_critic(case, case.advantage)
+    case.advantage = torch.zeros_like(case.advantage)
+    torch.testing.assert_close(found, case.gradient(AdvantageFlow()))
+    assert not slope.any()
+
+
+def test_before_the_end_of_the_warm_up_only_the_critic_learns(case):
+    found, slope = actor_critic(case, torch.zeros_like(case.advantage), warm_up=4, critic_weight=0.5)
+    assert not found.any()
+    torch.testing.assert_close(slope, -case.advantage)
+    assert actor_critic(case, torch.zeros_like(case.advantage), warm_up=3)[0].any()
+
+
+def test_the_critic_begins_with_zero_and_can_learn():
+    critic = Critic(4, 8)
+    value = critic(torch.randn(3, 4, 6, 6), torch.rand(3))
+    assert value.tolist() == [0, 0, 0]
+    assert grad(value.sum(), critic.value.weight)[0].any()

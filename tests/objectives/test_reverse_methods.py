@@ -6,9 +6,9 @@ import torch
 from advantageflow.config import check_config
 from advantageflow.errors import ConfigError
 from advantageflow.flow import sd3_sigmas
-from advantageflow.objectives import BranchGRPO, FlowDPPO, FlowGRPO, GRPOGuard, MixGRPO
+from advantageflow.objectives import BranchGRPO, FlowDPPO, FlowGRPO, GRPOGuard, MixGRPO, TempFlowGRPO
 from advantageflow.objectives.base import Transition
-from advantageflow.solvers import gaussian_log_prob
+from advantageflow.solvers import gaussian_log_prob, sde_step
 from advantageflow.walks import walk
 
 SIGMAS = sd3_sigmas(10)
@@ -152,7 +152,7 @@ def test_flow_dppo_leaves_what_moved_far_enough_the_way_it_was_asked_to(advantag
 
 
 def test_flow_dppo_has_noise_in_a_few_early_steps_others_each_time():
-    plans = [FlowDPPO().plan(iteration, 10, 0.8, None) for iteration in range(50)]
+    plans = [FlowDPPO(noisy_steps=3).plan(iteration, 10, 0.8, None) for iteration in range(50)]
     for plan in plans:
         assert len(plan.keep) == 3
         assert max(plan.keep) < 5
@@ -160,4 +160,23 @@ def test_flow_dppo_has_noise_in_a_few_early_steps_others_each_time():
     assert len({plan.keep for plan in plans}) > 5
     rollout = {"num_inference_steps": 4}
     with pytest.raises(ConfigError, match="noisy_steps is 3, of the first 2 of 4 steps"):
-        check_config({"objective": {"name": "flow-dppo"}, "rollout": rollout})
+        check_config({"objective": {"name": "flow-dppo", "noisy_steps": 3}, "rollout": rollout})
+
+
+def test_temp_flow_grpo_weighs_steps_by_their_noise():
+    """Ten steps of SD3's grid at a noise level of .7, with the published constant; the last is nearly nothing."""
+    zero = torch.zeros(1, 1, dtype=torch.float64)
+    std = [sde_step("flow_sde", zero, zero, SIGMAS[step], SIGMAS[step + 1], 0.7)[1].item() for step in range(10)]
+    published = [1.575, 1.671, 1.205, 1.003, 0.882, 0.794, 0.718, 0.635, 0.507, 0.014]
+    assert [2.25 * each for each in std] == pytest.approx(published, abs=2e-3)
+    seen, *_ = moved(std[3], 1.0, 0.0)
+    assert TempFlowGRPO(kl_weight=0.0).terms(seen)["policy"].tolist() == pytest.approx([-published[3]] * 5, abs=2e-3)
+
+
+def test_temp_flow_grpo_branches_at_one_step_of_each_iteration():
+    plans = [TempFlowGRPO(branches=3).plan(iteration, 10, 0.7, 6) for iteration in range(60)]
+    for plan in plans:
+        (parting,) = plan.keep
+        assert plan.leaves == plan.children[parting] == 3
+        assert [level > 0 for level in plan.noise] == [step == parting for step in range(10)]
+    assert {min(plan.keep) for plan in plans} == {*range(6)}
