@@ -18,7 +18,7 @@ from advantageflow.bench.iteration import varied
 from advantageflow.bench.roofline import flops
 from advantageflow.bench.scaling import SIZE, _grown, exponent
 from advantageflow.bench.steps import Steps
-from advantageflow.bench.tables import calls_told, growth, rounded
+from advantageflow.bench.tables import calls_told, growth, had_processor, rounded
 from advantageflow.objectives import find, names
 from advantageflow.run.progress import Bars
 
@@ -192,6 +192,12 @@ def test_what_grows_is_told_with_its_exponents_and_what_does_not_with_the_reason
         console.print(growth(grown))
     for said in ("1.00, 2.00 s", "1.00, 2.00 GiB", "resolution: 64 [is] all"):
         assert said in shown.get()
+
+
+@pytest.mark.parametrize(("device", "cpu", "share"), [("cpu", 1.0, 0.5), ("cpu", 4.0, 2.0), ("cuda:0", 0.1, 1.0)])
+def test_a_busy_machine_is_seen_by_the_processor_s_time(device, cpu, share):
+    found = {"device": device, "seconds": {"own_floor": 2.0}, "cpu_seconds": {"own_floor": cpu}}
+    assert had_processor(found) == share
 
 
 def test_saved_calls_are_said():

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 GIB = 2**30
+QUIET = 0.8  # of the time, a process at work has a processor at least
 
 
 def rounded(value: Any) -> Any:
@@ -42,10 +43,20 @@ def _costs(found: Mapping[str, Any]) -> Table:
     table.add_row("peak memory", f"{found['peak_memory'] / GIB:.2f} GiB")
     for line in (calls_told(found["calls"]), probe_told(found)):
         table.add_row(*line)
+    if (share := had_processor(found)) < QUIET:
+        told = f"a processor for {share:.0%} of the time; the ratios in CPU time are the truer ones"
+        table.add_row("the machine is busy: this process had", told)
     table.add_section()
     sizes = ", ".join(f"{part}.batch_size={size}" for part, size in found["batch_size"].items())
     table.add_row("computed with", f"{found['device']}, {found['dtype']}, {found['threads']} CPU threads; {sizes}")
     return table
+
+
+def had_processor(found: Mapping[str, Any]) -> float:
+    """The share of the time in which a CPU worked for the bare calls, which wait for nothing; more than 1 by threads."""
+    if found["device"] != "cpu":
+        return 1.0
+    return float(found["cpu_seconds"]["own_floor"] / found["seconds"]["own_floor"])
 
 
 def _ratio(wall: float, cpu: float | None) -> str:
