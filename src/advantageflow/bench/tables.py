@@ -53,7 +53,7 @@ def _costs(found: Mapping[str, Any]) -> Table:
 
 
 def had_processor(found: Mapping[str, Any]) -> float:
-    """The share of the time in which a CPU worked for the bare calls, which wait for nothing; more than 1 by threads."""
+    """The share of the time in which a CPU worked for the bare calls, which wait for nothing; by threads above 1."""
     if found["device"] != "cpu":
         return 1.0
     return float(found["cpu_seconds"]["own_floor"] / found["seconds"]["own_floor"])
