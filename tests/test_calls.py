@@ -14,16 +14,15 @@ from advantageflow.plan import make_plan
 STEPS = 4
 
 
-def part(trainer):
-    """Be as after an iteration: the learner has weights that no role has but those that follow it at once."""
+def part(policy):
+    """Give the learner weights that no other role has."""
     with torch.no_grad():
-        for parameter in trainer.policy.parameters:
+        for parameter in policy.parameters:
             parameter.add_(0.01)
-    for role in followers(trainer.config):
-        trainer.policy.update(role, 0.0)
 
 
 def followers(config):
+    """The roles that have the learner's weights after every iteration."""
     decays = {"rollout": decay_of(config.policy.rollout_decay), **config.objective.slow}
     return {role for role, decay in decays.items() if decay == Decay()}
 
@@ -40,7 +39,9 @@ def counted(objective, folder, pipeline, **settings):
     draws = len(plan.keep) if find(objective).family == "reverse" else 2
     config = make_config(**sections, learn={"t_draws": draws}, run={"probe_every": 0})
     trainer = make_trainer(config, folder, pipeline)
-    part(trainer)
+    part(trainer.policy)
+    for role in followers(config):
+        trainer.policy.update(role, 0.0)
     rows, acting, stage = Counter(), ["learner"], ["sampling"]
     act, learn = trainer.policy.acting_as, trainer.learner.learn
 

@@ -72,7 +72,7 @@ def test_json_says_the_same_and_can_be_read(capsys):
 
 
 def test_an_unknown_method_is_told_with_the_nearest():
-    with pytest.raises(ConfigError, match=r"'flow-gpro' \(did you mean 'flow-grpo'\?\); allowed: adrpo, ") as caught:
+    with pytest.raises(ConfigError, match=r"'flow-gpro' \(did you mean 'flow-grpo'\?\); allowed: ac-flow, ") as caught:
         call("methods", "flow-gpro")
     assert caught.value.exit_code == 2
     with pytest.raises(ConfigError, match="exclude each other"):

@@ -55,7 +55,8 @@ def make_config(**sections):
             settings[name] = {**settings.get(name, {}), **values}
         else:
             settings[name] = values
-    method = find(sections.get("objective", {}).get("name", "advantageflow"))
+    named = settings.get("objective", {})
+    method = find(named if isinstance(named, str) else named.get("name", "advantageflow"))
     plan = method().plan(0, settings["rollout"]["num_inference_steps"], 0.7, None)
     if method.family == "reverse" and len(plan.keep) < settings["learn"]["t_draws"]:
         settings["learn"] = {**settings["learn"], "t_draws": len(plan.keep)}

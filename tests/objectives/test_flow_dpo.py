@@ -15,8 +15,8 @@ def seen(errors, reference, rewards, group=(0, 0)):
     v_ref = torch.tensor(reference, dtype=torch.float64).sqrt()[:, None]
     zeros = torch.zeros_like(v_ref)
     return v, Noised(
-        {"learner": v, "reference": v_ref}, zeros, zeros, torch.full((len(errors),), 0.5), torch.zeros(len(errors)),
-        noise=zeros, reward=torch.tensor(rewards), group=torch.tensor(group),
+        {"learner": v, "reference": v_ref}, zeros, zeros, torch.full((len(errors),), 0.5), torch.tensor(rewards),
+        noise=zeros, group=torch.tensor(group),
     )  # fmt: skip
 
 

@@ -60,13 +60,11 @@ class ACFlow(Forward):
         return Critic(channels, self.channels)
 
     def terms(self, seen: Noised) -> dict[str, Tensor]:
-        assert seen.value is not None
-        advantage = (seen.advantage - seen.value.detach()).clamp(-1, 1)
-        acts = float(seen.step >= self.warm_up)
-        found = {
-            "data": acts * advantage * mean_square(seen.f - seen.x0),
-            "critic": self.critic_weight * (seen.value - seen.advantage).square(),
-        }
+        acts, value = float(seen.step >= self.warm_up), seen.value
+        advantage = seen.advantage if value is None else seen.advantage - value.detach()
+        found = {"data": acts * advantage.clamp(-1, 1) * mean_square(seen.f - seen.x0)}
+        if value is not None:
+            found["critic"] = self.critic_weight * (value - seen.advantage).square()
         if "rollout" in self.sees:
             found["rollout"] = acts * self.gamma * mean_square(seen.f - seen.f_old)
         if "reference" in self.sees:

@@ -58,10 +58,8 @@ class FlowDPO(Forward):
         import torch
 
         assert seen.group is not None
-        assert seen.reward is not None
         difference = mean_square(seen.v - seen.target) - mean_square(seen.v_ref - seen.target)
         pair = (seen.group[:, None] == seen.group[None]).to(difference.dtype)  # [batch, batch]: of one prompt and draw
-        reward = seen.reward.to(difference.dtype)
-        preferred = torch.sign(2 * reward - pair @ reward)  # 1 and -1, or 0 and 0
+        preferred = torch.sign(seen.advantage - pair @ seen.advantage / pair.sum(1))  # 1 and -1, or 0 and 0
         margin = pair @ (preferred * difference)
         return {"preference": -preferred.abs() * torch.nn.functional.logsigmoid(-self.beta / 2 * margin)}
