@@ -93,7 +93,8 @@ def measure(config: Config, rounds: int, steps: Steps) -> dict[str, Any]:
             held = max(held, memory)
         with steps.step("gradients by sign, and the peak of this machine", LAST):
             probe = _probe(trainer, config)
-            each, most = flops(trainer, found), peak(model.device, model.dtype)
+            each, most = flops(trainer, found), peak(trainer)
+        truer = {name: middle([one[name].truer(trainer) for one in taken]) for name in taken[0]}
     medians = {stage: middle([one[stage] for one in stages]) for stage in TRAINING} | _medians(taken, "wall")
     return {
         "recipe": config.name,
@@ -113,7 +114,7 @@ def measure(config: Config, rounds: int, steps: Steps) -> dict[str, Any]:
         "best_batch_size": {_name(gradient): size for gradient, size in sizes.items()},
         "calls": {"needed": wanted, "made": found.by_role()},
         "probe": {"seconds": probe, "every": config.run.probe_every},
-        "roofline": _roofline(found, each, most, medians, costs, wanted),
+        "roofline": _roofline(found, each, most, truer, costs, wanted),
         "environment": environment(),
     }
 

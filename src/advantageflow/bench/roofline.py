@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from advantageflow.bench.calls import Calls, bare, wait
+from advantageflow.bench.calls import Calls, bare, spent
 from advantageflow.policy import Role
 from advantageflow.trainer import Trainer
 
@@ -43,15 +42,9 @@ def of_calls(each: Mapping[Role, float], images: Mapping[Role, int]) -> float:
     return sum(each.get(role, sum(each.values()) / len(each)) * count for role, count in images.items())
 
 
-def peak(device: torch.device, dtype: torch.dtype) -> float:
-    """The most operations a second that a large matrix product reaches here."""
+def peak(trainer: Trainer) -> float:
+    """The most operations a second that a large matrix product of the network's precision reaches here."""
+    device, dtype = trainer.model.device, trainer.model.dtype
     size = LARGE.get(device.type, LARGE_OF_GPU)
     matrix = torch.randn(size, size, device=device).to(dtype)
-    fastest = float("inf")
-    for _ in range(LOOKS):
-        wait(device)
-        start = time.perf_counter()
-        matrix @ matrix
-        wait(device)
-        fastest = min(fastest, time.perf_counter() - start)
-    return 2 * size**3 / fastest
+    return 2 * size**3 / min(spent(trainer, lambda: matrix @ matrix).truer(trainer) for _ in range(LOOKS))
