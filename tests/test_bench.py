@@ -9,7 +9,7 @@ import pytest
 import torch
 from command_line import command_line
 from rich.console import Console
-from test_calls import STEPS, part
+from test_calls import STEPS
 from test_terminal import STOPS
 from test_trainer import make_config, make_trainer, sections_of, weights
 
@@ -38,7 +38,7 @@ def trainer_of(tmp_path, tiny_pipeline_folder):
         draws = len(plan.keep) if find(objective).family == "reverse" else 2
         sections = {**sections_of(objective), "learn": {"t_draws": draws, **settings}, "run": {"probe_every": 0}}
         trainer = make_trainer(make_config(**sections), tmp_path / folder, tiny_pipeline_folder)
-        part(trainer)
+        trainer.iterate()  # after which the roles have parted
         return trainer
 
     return build
@@ -47,16 +47,17 @@ def trainer_of(tmp_path, tiny_pipeline_folder):
 @pytest.mark.parametrize("objective", names())
 def test_the_calls_of_every_method_are_counted_and_repeated_as_they_were(objective, trainer_of):
     trainer = trainer_of(objective, batch_size=5)
+    wanted = needed(trainer.config, trainer.iteration)
     with recorded(trainer) as found:
         trainer.iterate()
-    assert found.by_role() == needed(trainer.config)
+    assert found.by_role() == wanted
     before = weights(trainer)
     with recorded(trainer) as again:
         assert replay(trainer, found).wall > 0
     assert again.made == found.made
     with recorded(trainer) as least:
-        assert floor(trainer, needed(trainer.config), found, {False: 8, True: 4}).wall > 0
-    assert least.by_role() == needed(trainer.config)
+        assert floor(trainer, wanted, found, {False: 8, True: 4}).wall > 0
+    assert least.by_role() == wanted
     assert {call.gradient for call in least.made if call.role == "learner"} == {True}
     assert max(call.images for call in least.made if call.gradient) == 4
     assert max(call.images for call in least.made if not call.gradient) == 8
@@ -74,7 +75,7 @@ def test_the_calls_of_every_method_are_counted_and_repeated_as_they_were(objecti
     ],
 )
 def test_what_is_needed_is_the_closed_form(objective, expected, trainer_of):
-    assert needed(trainer_of(objective).config) == expected
+    assert needed(trainer_of(objective).config, 0) == expected
 
 
 def test_taking_notes_changes_no_bit(trainer_of):

@@ -123,18 +123,18 @@ def make_plan(config: Config) -> Plan:
     )
 
 
-def calls(config: Config) -> tuple[int, dict[str, int]]:
-    """Images that an iteration has to put through the transformer: to draw its images, and to learn, by role.
+def calls(config: Config, iteration: int = 0) -> tuple[int, dict[str, int]]:
+    """Images that an iteration of this number has to put through the transformer: to draw its images, and to learn, by role.
 
     The learner's calls have a gradient. Guidance doubles a call.
     """
     rollout, method = config.rollout, config.objective
     images = rollout.prompts_per_iteration * rollout.images_per_prompt
-    sampling = round(images * _calls_per_image(config)) * (2 if rollout.guidance_scale != 1 else 1)
+    sampling = round(images * _calls_per_image(config, iteration)) * (2 if rollout.guidance_scale != 1 else 1)
     if rollout.source is not None:  # the images are there; each is encoded, which costs about as much as decoding
         sampling = 0
     scales = {**method.guidance, **({"learner": rollout.guidance_scale} if method.family == "gradient" else {})}
-    cases = round(images * _cases_per_image(config))
+    cases = round(images * _cases_per_image(config, iteration))
     roles = ("learner", *sorted(method.sees - _never_parted(config)))
     learning = {role: cases * (2 if scales.get(role, 1.0) != 1 else 1) for role in roles}
     learning["learner"] *= method.calls(rollout.num_inference_steps)
@@ -152,18 +152,18 @@ def _never_parted(config: Config) -> set[str]:
     return {role for role, decay in decays.items() if decay == Decay() and role not in config.objective.guidance}
 
 
-def _calls_per_image(config: Config) -> float:
+def _calls_per_image(config: Config, iteration: int = 0) -> float:
     """Calls of the transformer that an image's sampling takes; images of a tree share those before they part."""
-    rollout, plan = config.rollout, config.walk_plan()
+    rollout, plan = config.rollout, config.walk_plan(iteration)
     steps = rollout.num_inference_steps
     if plan is None:
         return steps * (2 if rollout.solver == "heun" else 1)
     return float(sum(1 / plan.leaves_after(step - 1) for step in range(steps)))
 
 
-def _cases_per_image(config: Config) -> float:
+def _cases_per_image(config: Config, iteration: int = 0) -> float:
     """What is learned from an image, on average; images of a tree share the transitions before they part."""
-    plan, draws = config.walk_plan(), config.learn.t_draws
+    plan, draws = config.walk_plan(iteration), config.learn.t_draws
     size = config.rollout.images_per_prompt
     if plan is None or config.objective.family != "reverse":
         return float(draws * config.objective.taught(size) / size)

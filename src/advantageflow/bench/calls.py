@@ -76,9 +76,9 @@ class Calls:
         return self.inputs[max(found, key=lambda call: call.images)] if found else None
 
 
-def needed(config: Config) -> dict[Role, int]:
-    """Images that an iteration has to put through the transformer, by role: the closed form that a plan has."""
-    sampling, learning = calls(config)
+def needed(config: Config, iteration: int) -> dict[Role, int]:
+    """Images that an iteration of this number has to put through the transformer, by role: the closed form that a plan has."""
+    sampling, learning = calls(config, iteration)
     found = Counter(learning)
     found[AHEAD if config.rollout.ahead else "rollout"] += sampling
     return {role: count for role, count in sorted(found.items()) if count}

@@ -79,9 +79,9 @@ def measure(config: Config, rounds: int, steps: Steps) -> dict[str, Any]:
         with steps.step("looking for the best batch size", SEARCH):
             costs = best_sizes(trainer, found, images)
         sizes = {gradient: best(costs.get(gradient) or costs[not gradient]) for gradient in (False, True)}
-        wanted, taken, stages, held = needed(config), list[dict[str, Spent]](), list[dict[str, float]](), 0
+        taken, stages, held = list[dict[str, Spent]](), list[dict[str, float]](), 0
         for number in range(rounds):
-            told = f"round {number + 1} of {rounds}"
+            wanted, told = needed(config, trainer.iteration), f"round {number + 1} of {rounds}"
             with recorded(trainer) as found, steps.step(f"{told}: an iteration"):
                 whole, parts, memory = timed(trainer)
             with steps.step(f"{told}: its calls alone"):
