@@ -19,7 +19,7 @@ MOST_LINES = {"function": 60, "file": 400, "trainer.py": 300, "loop": 40}
 ROOMS = """
 errors custom_code config_errors decay walk_plan seeding fingerprint devices places ranks world fits
 pictures hub environment statistics tables adapter_names
-flow solvers walks advantages
+flow solvers walks advantages untrained
 objectives
 worlds prompts.geneval prompts.ocr
 rewards
@@ -32,6 +32,7 @@ run
 plan memory learner
 worlds.pretraining worlds.scenes.pretrain worlds.scenes.rewards.training worlds.words.pretrain
 trainer building
+rehearsal
 studies
 launcher
 bench

@@ -146,11 +146,14 @@ def _patience(config: Config) -> timedelta:
     return timedelta(seconds=2 * config.scoring.timeout * config.scoring.attempts)
 
 
-def load_inputs(config: Config, console: Console, given: Mapping[str, Reward] | None = None) -> Inputs:
+def load_inputs(
+    config: Config, console: Console, given: Mapping[str, Reward] | None = None, *, known_model: bool = False
+) -> Inputs:
     """Prompts, device, model and rewards, checked in this order before weights are loaded.
 
     Args:
         given: see `train_new`.
+        known_model: the model's family needs no look at its files.
 
     Raises:
         ConfigError: one of them cannot work.
@@ -172,7 +175,8 @@ def load_inputs(config: Config, console: Console, given: Mapping[str, Reward] | 
     choose_device(config.model.device)
     if config.model.shard:
         check_sharding()
-    check_family(config.model)
+    if not known_model:
+        check_family(config.model)
     if config.model.lora:
         from advantageflow.adapters import read_adapter
 
@@ -225,6 +229,7 @@ def build(
     *,
     accept_changes: bool = False,
     model: FlowModel | None = None,
+    display: Display | None = None,
     world: World | None = None,
 ) -> Trainer:
     """The trainer of a run, which has its model, and goes on from the run's last checkpoint.
@@ -233,6 +238,7 @@ def build(
         directory: the run's own, which is locked.
         accept_changes: see `train_on`.
         model: one that is loaded; by default that of the settings is.
+        display: of its progress; by default one on the console.
         world: the processes that share the run; by default there is no other.
 
     Raises:
@@ -255,7 +261,7 @@ def build(
     inputs_now = {**fingerprints, **of_model(model.pipeline.components)}
     if world is not None:
         world.check_same({**versions(), **inputs_now, "device": model.device.type})
-    display = Display(console, config)
+    display = display or Display(console, config)
     model.fits.say = display.say
     trainer = Trainer(
         config,

@@ -17,8 +17,9 @@ class ModelFacts:
     """A transformer of two streams, and what goes with it.
 
     Args:
-        parameters: of the transformer, in billions.
+        parameters: of the transformer and its table of positions, in billions.
         width, layers: of the transformer.
+        adapted: how many of its layers get an adapter with `policy.lora_targets` attention.
         text_tokens, text_width: of a prompt's embedding.
         encoders, vae: text encoders and VAE in half precision, GB.
         decode_bytes: that decoding takes per pixel in half precision, at its peak.
@@ -28,6 +29,7 @@ class ModelFacts:
     parameters: float
     width: int
     layers: int
+    adapted: int
     text_tokens: int
     text_width: int
     encoders: float
@@ -38,19 +40,19 @@ class ModelFacts:
 
 def _small(parameters: float, width: int) -> ModelFacts:
     """A built-in model: its VAE has a sixteenth of the channels."""
-    return ModelFacts(parameters, width, 6, 10, 128, 0.001, 0.002, 1900 / 16, 9.5e6 / 256)
+    return ModelFacts(parameters, width, 6, 47, 10, 128, 0.001, 0.002, 1900 / 16, 9.5e6 / 256)
 
 
 MODELS = {
     "scenes": _small(0.0054, 160),
     "words": _small(0.0035, 128),
-    "stabilityai/stable-diffusion-3.5-medium": ModelFacts(2.47, 1536, 24, 205, 4096, 11.4, 0.17),
-    "stabilityai/stable-diffusion-3.5-large": ModelFacts(8.06, 2432, 38, 205, 4096, 11.4, 0.17),
-    "black-forest-labs/FLUX.1-dev": ModelFacts(11.9, 3072, 57, 512, 4096, 9.8, 0.17),
-    "black-forest-labs/FLUX.1-schnell": ModelFacts(11.9, 3072, 57, 512, 4096, 9.8, 0.17),
-    "Qwen/Qwen-Image": ModelFacts(20.4, 3072, 60, 128, 3584, 16.6, 0.25),
+    "stabilityai/stable-diffusion-3.5-medium": ModelFacts(2.47, 1536, 24, 191, 205, 4096, 11.4, 0.17),
+    "stabilityai/stable-diffusion-3.5-large": ModelFacts(8.06, 2432, 38, 303, 205, 4096, 11.4, 0.17),
+    "black-forest-labs/FLUX.1-dev": ModelFacts(11.9, 3072, 57, 266, 512, 4096, 9.8, 0.17),
+    "black-forest-labs/FLUX.1-schnell": ModelFacts(11.9, 3072, 57, 266, 512, 4096, 9.8, 0.17),
+    "Qwen/Qwen-Image": ModelFacts(20.4, 3072, 60, 480, 128, 3584, 16.6, 0.25),
 }
-# Hub repository of a reward -> about how many GB are fetched, and are held while it scores
+# Hub repository of a reward -> about how many GB are fetched
 REWARDS = {
     "yuvalkirstain/PickScore_v1": 3.9,
     "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": 0.004,  # the tokenizer alone
@@ -61,6 +63,7 @@ REWARDS = {
     "google-bert/bert-base-uncased": 0.001,
     "facebook/mask2former-swin-small-coco-instance": 0.3,
 }
+HELD = {"xswu/HPSv2": 3.9}  # of these more than is fetched, since all are held in float32
 CACHED_PROMPTS = 2048  # whose embeddings are kept
 CUDA_CONTEXT = 0.6
 ENCODING = 0.5  # activations of the text encoders, for one prompt
@@ -89,6 +92,12 @@ def reward_weights(config: Config) -> list[str]:
     return sorted({weights for name in names if name in BUILT_IN for weights in BUILT_IN[name].weights})
 
 
+def _held_rewards(config: Config) -> float:
+    """GB of the rewards' weights; rewards that share a repository hold it each."""
+    names = [name for name in config.reward_names if name in BUILT_IN]
+    return sum(HELD.get(weights, REWARDS[weights]) for name in names for weights in BUILT_IN[name].weights)
+
+
 def automatic(config: Config) -> list[str]:
     """The sections whose batch size is "auto"."""
     return [name for name in ("rollout", "learn") if getattr(config, name).batch_size == "auto"]
@@ -107,12 +116,11 @@ def stages(facts: ModelFacts, config: Config) -> dict[str, float]:
         config: batch sizes of "auto" count as 1, see `sized`.
     """
     model, rollout, images = config.model, config.rollout, _at_once(config, "rollout")
-    precision = BYTES[model.dtype]
-    encoders, vae = facts.encoders * precision / 2, facts.vae * precision / 2
+    precision, held = BYTES[model.dtype], parts(facts, config)
+    encoders, vae, rewards = held["text encoders"], held["VAE"], held["rewards"]
     tokens = image_tokens(config) + facts.text_tokens
     channels = tokens * facts.width * precision / 1e9  # one number per token and channel, of one image
-    rewards = sum(REWARDS[name] for name in reward_weights(config))
-    shared = _weights(facts, config) + _embeddings(facts, config) + rewards
+    shared = held["transformer"] + held["adapters"] + _optimized(facts, config) + _embeddings(facts, config) + rewards
     shared += 0.0 if model.device == "cpu" else CUDA_CONTEXT
     scoring = REWARD_IMAGE * images if rewards else 0.0
     idle = 0.0 if model.offload else encoders + vae
@@ -162,18 +170,30 @@ def _through_pictures(facts: ModelFacts, config: Config) -> float:
     return decoding + pictures * learned * REWARD_GRADIENT + (facts.vae * precision if model.offload else 0.0)
 
 
-def _weights(facts: ModelFacts, config: Config) -> float:
-    """The transformer, and of what is trained: copies for each role, gradients, and the optimizer's state."""
+def parts(facts: ModelFacts, config: Config) -> dict[str, float]:
+    """GB of the weights of each part; of adapters, or of other copies of the weights, all roles'."""
     bits = {"8bit": 1.0, "4bit": 0.5}.get(config.model.quantization or "", BYTES[config.model.dtype])
-    moments = 2 if config.learn.optimizer == "adamw_8bit" else 8
-    copies = 3 + len(config.objective.slow) + config.rollout.ahead  # rollout, average, the gradient; others
+    precision = BYTES[config.model.dtype] / 2
+    copies = 2 + len(config.objective.slow) + config.rollout.ahead  # rollout, average; others
     # without LoRA the learner is the transformer itself, and the reference one more copy
-    return facts.parameters * bits + _trained(facts, config) * ((1 + copies) * 4 + moments)
+    return {
+        "transformer": facts.parameters * bits,
+        "adapters": _trained(facts, config) * (1 + copies) * 4,
+        "text encoders": facts.encoders * precision,
+        "VAE": facts.vae * precision,
+        "rewards": _held_rewards(config),
+    }
+
+
+def _optimized(facts: ModelFacts, config: Config) -> float:
+    """Gradients, and the optimizer's state."""
+    moments = 2 if config.learn.optimizer == "adamw_8bit" else 8
+    return _trained(facts, config) * (4 + moments)
 
 
 def _trained(facts: ModelFacts, config: Config) -> float:
     """Parameters, in billions: of an adapter on the attention of every block, or all."""
-    return facts.layers * 8 * 2 * facts.width * config.policy.lora_rank / 1e9 or facts.parameters
+    return facts.adapted * 2 * facts.width * config.policy.lora_rank / 1e9 or facts.parameters
 
 
 def _embeddings(facts: ModelFacts, config: Config) -> float:
@@ -195,11 +215,11 @@ def sized(facts: ModelFacts, config: Config, capacity: float) -> Config:
     Where none does it is 1.
     """
     sections = automatic(config)
-    config = _changed(config, [(name, "batch_size", 1) for name in sections])
+    config = changed(config, [(name, "batch_size", 1) for name in sections])
     for name in sections:
         before = stages(facts, config)
         for size in (2**i for i in range(1, LARGEST_OF_GPU.bit_length())):
-            larger = _changed(config, [(name, "batch_size", size)])
+            larger = changed(config, [(name, "batch_size", size)])
             if any(peak > max(capacity, before[stage]) for stage, peak in stages(facts, larger).items()):
                 break
             config = larger
@@ -210,16 +230,16 @@ def what_fits(facts: ModelFacts, config: Config, capacity: float) -> list[str] |
     """The fewest changes, the cheapest first, with which no stage takes more than `capacity` GB; None if none do."""
     changes: list[tuple[str, str, Any]] = []
     for change in _savings(config):
-        before = max(stages(facts, _changed(config, changes)).values())
+        before = max(stages(facts, changed(config, changes)).values())
         if before <= capacity:
             break
-        if max(stages(facts, _changed(config, [*changes, change])).values()) < before:
+        if max(stages(facts, changed(config, [*changes, change])).values()) < before:
             changes = [other for other in changes if other[:2] != change[:2]] + [change]
-    if max(stages(facts, _changed(config, changes)).values()) > capacity:
+    if max(stages(facts, changed(config, changes)).values()) > capacity:
         return None
     for change in list(changes):  # a later one may have made an earlier one needless
         fewer = [other for other in changes if other != change]
-        if max(stages(facts, _changed(config, fewer)).values()) <= capacity:
+        if max(stages(facts, changed(config, fewer)).values()) <= capacity:
             changes = fewer
     return [f"{section}.{key}={_written(value)}" for section, key, value in changes]
 
@@ -253,7 +273,8 @@ def _savings(config: Config) -> Iterator[tuple[str, str, Any]]:
         yield ("model", "quantization", "4bit")
 
 
-def _changed(config: Config, changes: list[tuple[str, str, Any]]) -> Config:
+def changed(config: Config, changes: list[tuple[str, str, Any]]) -> Config:
+    """With other values of (section, key, value), which are not checked."""
     for section, key, value in changes:
         part = getattr(config, section).model_copy(update={key: value})
         config = config.model_copy(update={section: part})

@@ -244,14 +244,14 @@ def _cost_rows(plan: Plan) -> list[tuple[str, str]]:
             fits = (
                 f"its {size} GB are not enough; learned rewards may be served by another machine (advantageflow serve)"
             )
-        rows.append((f"hours on one {name}, about", f"{_hours(plan.hours[name])} at {rate} TFLOP/s; {fits}"))
+        rows.append((f"hours on one {name}, about", f"{shown_hours(plan.hours[name])} at {rate} TFLOP/s; {fits}"))
     speed, memory = cpu_rate(), main_memory_gb()
     fits = "it fits" if peak <= memory else f"its {memory:.0f} GB are not enough"
-    rows.append(("hours on this CPU, about", f"{_hours(plan.hours_at(speed))} at {speed:.2g} TFLOP/s; {fits}"))
+    rows.append(("hours on this CPU, about", f"{shown_hours(plan.hours_at(speed))} at {speed:.2g} TFLOP/s; {fits}"))
     return [*rows, ("not counted", "scoring, and the start")]
 
 
-def _hours(hours: float) -> str:
+def shown_hours(hours: float) -> str:
     return f"{hours:,.0f}" if hours >= 100 else f"{hours:.1f}" if hours >= 0.1 else "less than 0.1"
 
 

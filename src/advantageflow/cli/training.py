@@ -17,6 +17,16 @@ def train(
     resume: Annotated[Path | None, typer.Option(help="Continue the run in this folder.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print what the run would cost, and stop.")] = False,
     processes: ProcessesOption = 1,
+    rehearse: Annotated[
+        bool,
+        typer.Option("--rehearse", help="One iteration at the model's true size with random weights; fetches nothing."),
+    ] = False,
+    images: Annotated[int | None, typer.Option(min=2, help="Of a rehearsal: images of the iteration.")] = None,
+    steps: Annotated[int | None, typer.Option(min=2, help="Of a rehearsal: steps of sampling.")] = None,
+    draws: Annotated[int | None, typer.Option(min=1, help="Of a rehearsal: learn.t_draws.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Of a rehearsal: its figures alone on stdout, as JSON.")
+    ] = False,
     accept_changes: Annotated[
         bool, typer.Option("--accept-changes", help="Resume with other prompts, weights or reward files than before.")
     ] = False,
@@ -31,6 +41,21 @@ def train(
 
     if resume and ((recipe and "=" not in recipe) or output or plan):
         raise ConfigError("--resume continues a run in its folder; give no recipe, --output or --plan with it")
+    of_rehearsal = {"--images": images, "--steps": steps, "--draws": draws, "--json": as_json or None}
+    if rehearse:
+        if resume or output or plan or processes > 1:
+            raise ConfigError(
+                "--rehearse runs one iteration in this process and keeps nothing; give no --resume, --output, --plan "
+                "or --processes with it"
+            )
+        from advantageflow.rehearsal.command import rehearse_recipe
+
+        name, typed = api.recipe_and_changes(recipe, changes or [])
+        rehearse_recipe(name, typed, images, steps, draws, as_json)
+        return
+    for option, value in of_rehearsal.items():
+        if value is not None:
+            raise ConfigError(f"{option} is for a rehearsal; add --rehearse, or set KEY=VALUE (see --plan)")
     if plan:
         from advantageflow.config import load_config
         from advantageflow.plan import print_plan

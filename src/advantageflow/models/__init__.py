@@ -49,9 +49,14 @@ def load_model(path: str, device: str = "cpu", **settings: Any) -> FlowModel:
     check_model_path(path, chosen.base)
     if path in BUILT_IN or not sys.stderr.isatty():  # it loads in a moment, or nobody sees bars
         hide_bars()
-    module, _, name = FAMILIES[check_family(chosen)].partition(":")
+    return adapter_of(check_family(chosen)).load(chosen, device)
+
+
+def adapter_of(family: str) -> type[FlowModel]:
+    """The class that adapts a family of `FAMILIES`."""
+    module, _, name = FAMILIES[family].partition(":")
     adapter: type[FlowModel] = getattr(importlib.import_module(module), name)
-    return adapter.load(chosen, device)
+    return adapter
 
 
 def load_and_say(settings: ModelSettings, say: Callable[[str], None]) -> FlowModel:

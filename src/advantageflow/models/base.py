@@ -106,7 +106,15 @@ class FlowModel(ABC):
         Raises:
             ConfigError: there is no such pipeline, or it cannot be fetched.
         """
-        pipeline = load_pipeline(cls.pipeline_class, cls.transformer_class, settings)
+        return cls.of(load_pipeline(cls.pipeline_class, cls.transformer_class, settings), settings, device)
+
+    @classmethod
+    def of(cls, pipeline: Any, settings: ModelSettings, device: str) -> FlowModel:
+        """A pipeline that is there, put where the settings want it.
+
+        Raises:
+            ConfigError: `model.lora` does not fit it.
+        """
         if isinstance(pipeline.vae, AutoencoderKL):  # faster for its two-dimensional convolutions
             pipeline.vae.to(memory_format=torch.channels_last)
         model = cls(pipeline, settings)

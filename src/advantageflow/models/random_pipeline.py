@@ -1,0 +1,45 @@
+"""A published model's pipeline at its true size, with random weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from advantageflow.models.architectures import ARCHITECTURES, Architecture, Part
+from advantageflow.untrained import StandInTokenizer, on_meta, untrained
+
+
+def random_pipeline(path: str, dtype: torch.dtype, device: str = "cpu") -> Any:
+    """The pipeline of a known model.
+
+    Args:
+        path: one of `ARCHITECTURES`.
+        device: where it is built, so that it needs no room elsewhere before.
+    """
+    found = ARCHITECTURES[path]
+
+    def build(part: Part) -> Any:
+        return untrained(part.maker(), dtype, device)
+
+    return _assemble(
+        found,
+        transformer=build(found.transformer),
+        vae=build(found.vae),
+        **{name: build(part) for name, part in found.encoders.items()},
+        **{name: StandInTokenizer(**settings) for name, settings in found.tokenizers.items()},
+    )
+
+
+def empty_pipeline(path: str) -> Any:
+    """The same with a transformer that takes no memory, and nothing else, for adapters to be loaded into."""
+    found = ARCHITECTURES[path]
+    none = dict.fromkeys((*found.encoders, *found.tokenizers))
+    return _assemble(found, transformer=on_meta(found.transformer.maker()), vae=None, **none)
+
+
+def _assemble(found: Architecture, **parts: Any) -> Any:
+    import diffusers
+
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(**found.scheduler)
+    return getattr(diffusers, found.family)(scheduler=scheduler, **parts)

@@ -1,0 +1,201 @@
+"""A rehearsal: a recipe of a model that is not here, one iteration, nothing fetched."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from command_line import command_line
+from transformers import CLIPConfig
+
+from advantageflow import hub
+from advantageflow.config import load_config, recipe_names
+from advantageflow.errors import ConfigError
+from advantageflow.models import architectures
+from advantageflow.plan import make_plan
+from advantageflow.rehearsal import run
+from advantageflow.rehearsal.shortened import shorten
+from advantageflow.rewards import untrained
+from advantageflow.rewards.imagereward import official_config
+
+SD35M = "stabilityai/stable-diffusion-3.5-medium"
+SHORT = ["--images", 4, "--steps", 2, "--draws", 1]
+# The true networks a few layers deep and narrow; what is left out stays as it is
+TRANSFORMER = {
+    "num_layers": 3, "num_attention_heads": 2, "attention_head_dim": 16, "caption_projection_dim": 32,
+    "joint_attention_dim": 64, "pooled_projection_dim": 40, "pos_embed_max_size": 64, "dual_attention_layers": (0, 1),
+}  # fmt: skip
+VAE = {"block_out_channels": (8, 8, 8, 8), "layers_per_block": 1, "norm_num_groups": 4}
+TOWER = {"intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+ENCODERS = {
+    "text_encoder": {**TOWER, "hidden_size": 16, "projection_dim": 16},
+    "text_encoder_2": {**TOWER, "hidden_size": 24, "projection_dim": 24},
+    "text_encoder_3": {"d_model": 64, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 4},
+}
+
+
+def shrunk(part, **changes):
+    return dataclasses.replace(part, settings={**part.settings, **changes})
+
+
+def small_clip():
+    tower = {**TOWER, "hidden_size": 16, "projection_dim": 12}
+    return CLIPConfig(text_config=tower, vision_config={**tower, "image_size": 28, "patch_size": 14}, projection_dim=12)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    true = architectures.ARCHITECTURES[SD35M]
+    small = dataclasses.replace(
+        true,
+        transformer=shrunk(true.transformer, **TRANSFORMER),
+        vae=shrunk(true.vae, **VAE),
+        encoders={name: shrunk(part, **ENCODERS[name]) for name, part in true.encoders.items()},
+    )
+    monkeypatch.setitem(architectures.ARCHITECTURES, SD35M, small)
+    for name in ("vit_h_14_config", "vit_l_14_config"):
+        monkeypatch.setattr(untrained, name, small_clip)
+    monkeypatch.setattr(run, "main_memory_gb", lambda: 1e3)
+
+    def refuse(*arguments, **options):
+        raise AssertionError("a rehearsal asked the hub")
+
+    monkeypatch.setattr(hub, "notice_offline", refuse)
+
+
+RECIPES = [name for name in recipe_names() if name.startswith("sd35m-")]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_of_sd35_is_rehearsed(recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small_pictures = ["model.resolution=64", "run.threads=1"]
+    code, out, error = command_line("train", recipe, *small_pictures, "--rehearse", *SHORT, "--json")
+    assert code == 0, error
+    found, config = json.loads(out), load_config(recipe)
+    assert found["rehearsed"] == {"images": 4, "steps": 2, "draws": 1}
+    assert found["adapter"] == {"layers": 3 * 8 - 1, "parameters": 23 * 2 * 32 * 32}
+    stages = {row["stage"]: row for row in found["stages"]}
+    assert set(stages) == {
+        "text encoding", "sampling", "decoding", "learning", *(f"scoring, {name}" for name in config.reward_names)
+    }  # fmt: skip
+    whole = make_plan(config)
+    assert stages["sampling"]["count"] == 4 * 2
+    assert stages["learning"]["count"] == 4 * 3
+    assert stages["learning"]["whole_run"]["count"] == 1000 * whole.learning_calls
+    assert all(row["seconds"] > 0 and row["whole_run"]["hours"] > 0 for row in found["stages"])
+    assert set(found["peak_gb"]) == {"text encoding", "sampling", "decoding", "scoring", "learning"}
+    assert found["notes"] == []
+    assert not list(tmp_path.iterdir())
+
+
+def test_hours_are_those_of_the_calls():
+    from advantageflow.rehearsal.reckoning import Measured, reckon
+
+    config, rehearsed = shorten("sd35m-pickscore", ["evaluation.rewards={ocr: ocr}"], images=2, steps=2, draws=1)
+    seconds = {"text encoding": 2.0, "sampling": 8.0, "decoding": 4.0, "learning": 12.0}
+    rewards = {"pickscore": 0.5, "ocr": 0.25}
+    measured = Measured("cpu", seconds, {}, {}, 2, rewards, 191, 18_776_064, False, [])
+    hours = {row.stage: row.hours for row in reckon(measured, rehearsed, config)}
+    images, evaluated = 128 * 1000, 512 * 21 + 24 * 22  # before, after and every 50; the pictures
+    assert hours["sampling"] == pytest.approx((images * 10 + evaluated * 40) * 8 / 4 / 3600, rel=0.01)
+    assert hours["decoding"] == pytest.approx((images + evaluated) * 2 / 3600, rel=0.01)
+    assert hours["learning"] == pytest.approx(images * 9 * 3 * 12 / 6 / 3600)
+    assert hours["scoring, pickscore"] == pytest.approx(images * 0.5 / 3600, rel=0.1)
+    assert hours["scoring, ocr"] == pytest.approx(evaluated * 0.25 / 3600, rel=0.01)
+
+
+def test_text_encoders_are_dropped_where_main_memory_is_short(monkeypatch, capsys):
+    _, config = shorten("sd35m-pickscore", ["model.resolution=64"], images=4, steps=2, draws=1)
+    from rich.console import Console
+
+    monkeypatch.setattr(run, "main_memory_gb", lambda: 24.0)
+    assert run.rehearse(config, Console()).in_turn
+    assert "the text encoders are dropped" in capsys.readouterr().out
+    monkeypatch.setattr(run, "main_memory_gb", lambda: 8.0)
+    with pytest.raises(ConfigError, match=r"8 GB of main memory are not enough .*; it takes"):
+        run.rehearse(config, Console())
+
+
+def test_memory_that_runs_out_is_a_line_with_what_fits(monkeypatch):
+    def fail(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(run, "random_pipeline", fail)
+    code, _, error = command_line("train", "sd35m-pickscore", "--rehearse", *SHORT)
+    assert code == 2
+    assert "are not enough (building" in error
+    assert "Traceback" not in error
+
+
+def test_an_adapter_that_comes_back_otherwise_is_told(monkeypatch):
+    save = run.FlowModel.save_lora
+
+    def spoil(self, folder, lora, about=()):
+        save(self, folder, {name: weight + ("blocks.1" in name) for name, weight in lora.items()})
+
+    monkeypatch.setattr(run.FlowModel, "save_lora", spoil)
+    _, config = shorten("sd35m-pickscore", ["model.resolution=64"], images=4, steps=2, draws=1)
+    from rich.console import Console
+
+    with pytest.raises(RuntimeError, match="another adapter than was exported: 16 weights"):
+        run.rehearse(config, Console(quiet=True))
+
+
+def test_a_reward_that_is_not_rehearsed_says_so():
+    reward, note = untrained.rehearsed_reward("geneval")
+    assert "geneval is not rehearsed: random scores" in note
+    pictures = torch.rand(3, 3, 8, 8)
+    assert list(reward(pictures, ["a"] * 3)) == list(reward(pictures, ["b"] * 3))
+    assert len(set(reward(pictures, ["a"] * 3))) == 3
+
+
+@pytest.mark.parametrize("name", sorted(untrained.UNTRAINED))
+def test_learned_rewards_of_random_weights_tell_pictures_apart(name, monkeypatch):
+    if name == "imagereward":
+        config = official_config()
+        for part in (config.text_config, config.vision_config):
+            part.num_hidden_layers = 1
+        monkeypatch.setattr(untrained, "official_config", lambda: config)
+    reward, note = untrained.rehearsed_reward(name)
+    assert note is None
+    scores = torch.as_tensor(reward(torch.rand(3, 3, 64, 48), ["a cat", "a cat", "two dogs"]))
+    assert torch.isfinite(scores).all()
+    assert len(set(scores.tolist())) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["scenes", "--images", 4], r"--images is for a rehearsal; add --rehearse"),
+        (["scenes", "--json"], r"--json is for a rehearsal"),
+        (["--resume", "runs/mine", "--rehearse"], r"give no --resume, --output, --plan or --processes"),
+        (["scenes", "--rehearse", "--processes", 2], r"give no --resume, --output, --plan or --processes"),
+        (
+            ["scenes", "--rehearse", "model.path=me/mine"],
+            r"architecture of model.path 'me/mine'; it knows stabilityai/",
+        ),
+        (["sd35m-pickscore", "--rehearse", "model.quantization=4bit"], r"set model.quantization=null"),
+        (["sd35m-pickscore", "--rehearse", "--images", 6], r"--images is 6, but a prompt has 4 images"),
+        (["sd35m-pickscore", "--rehearse", "--steps", 2], r"set learn.t_draws to at most 2"),
+    ],
+)
+def test_what_cannot_be_rehearsed_is_refused_in_a_sentence(arguments, message):
+    import re
+
+    code, _, error = command_line("train", *arguments)
+    assert code == 2
+    assert re.search(message, " ".join(error.split())), error
+
+
+def test_the_built_in_model_is_rehearsed_with_its_own_weights():
+    code, out, error = command_line("train", "scenes", "--rehearse", *SHORT)
+    assert code == 0, error
+    text = " ".join(out.split())
+    for part in (
+        "Rehearsal of scenes",
+        "peak while learning",
+        "47 layers, which diffusers loaded",
+        "the whole run: about",
+    ):
+        assert part in text
