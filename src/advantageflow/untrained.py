@@ -58,6 +58,16 @@ def untrained(make: Callable[[], Network], dtype: torch.dtype = torch.float32, d
     return network
 
 
+def hollow(make: Callable[[], Network]) -> Network:
+    """A network whose weights are each one zero that fills its whole shape: adapters can be loaded beside them."""
+    network = on_meta(make)
+    for name, parameter in list(network.named_parameters()):
+        holder, _, own = name.rpartition(".")
+        zero = torch.zeros((), dtype=parameter.dtype).expand(parameter.shape)
+        network.get_submodule(holder)._parameters[own] = nn.Parameter(zero, requires_grad=False)
+    return network
+
+
 def _tie(network: nn.Module) -> None:
     """Weights that are shared are one, as transformers has them."""
     if isinstance(network, PreTrainedModel):

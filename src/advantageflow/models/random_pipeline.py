@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from advantageflow.models.architectures import ARCHITECTURES, Architecture, Part
-from advantageflow.untrained import StandInTokenizer, on_meta, untrained
+from advantageflow.untrained import StandInTokenizer, hollow, untrained
 
 
 def random_pipeline(path: str, dtype: torch.dtype, device: str = "cpu") -> Any:
@@ -35,7 +35,7 @@ def empty_pipeline(path: str) -> Any:
     """The same with a transformer that takes no memory, and nothing else, for adapters to be loaded into."""
     found = ARCHITECTURES[path]
     none = dict.fromkeys((*found.encoders, *found.tokenizers))
-    return _assemble(found, transformer=on_meta(found.transformer.maker()), vae=None, **none)
+    return _assemble(found, transformer=hollow(found.transformer.maker()), vae=None, **none)
 
 
 def _assemble(found: Architecture, **parts: Any) -> Any:
