@@ -19,7 +19,7 @@ from advantageflow.rewards import untrained
 from advantageflow.rewards.imagereward import official_config
 
 SD35M = "stabilityai/stable-diffusion-3.5-medium"
-SHORT = ["--images", 4, "--steps", 2, "--draws", 1]
+SHORT = ["--images", 2, "--steps", 2, "--draws", 1]
 # The true networks a few layers deep and narrow; what is left out stays as it is
 TRANSFORMER = {
     "num_layers": 3, "num_attention_heads": 2, "attention_head_dim": 16, "caption_projection_dim": 32,
@@ -73,15 +73,15 @@ def test_every_recipe_of_sd35_is_rehearsed(recipe, tmp_path, monkeypatch):
     code, out, error = command_line("train", recipe, *small_pictures, "--rehearse", *SHORT, "--json")
     assert code == 0, error
     found, config = json.loads(out), load_config(recipe)
-    assert found["rehearsed"] == {"images": 4, "steps": 2, "draws": 1}
+    assert found["rehearsed"] == {"images": 2, "steps": 2, "draws": 1}
     assert found["adapter"] == {"layers": 3 * 8 - 1, "parameters": 23 * 2 * 32 * 32}
     stages = {row["stage"]: row for row in found["stages"]}
     assert set(stages) == {
         "text encoding", "sampling", "decoding", "learning", *(f"scoring, {name}" for name in config.reward_names)
     }  # fmt: skip
     whole = make_plan(config)
-    assert stages["sampling"]["count"] == 4 * 2
-    assert stages["learning"]["count"] == 4 * 3
+    assert stages["sampling"]["count"] == 2 * 2
+    assert stages["learning"]["count"] == 2 * 3
     assert stages["learning"]["whole_run"]["count"] == 1000 * whole.learning_calls
     assert all(row["seconds"] > 0 and row["whole_run"]["hours"] > 0 for row in found["stages"])
     assert set(found["peak_gb"]) == {"text encoding", "sampling", "decoding", "scoring", "learning"}
@@ -106,7 +106,7 @@ def test_hours_are_those_of_the_calls():
 
 
 def test_text_encoders_are_dropped_where_main_memory_is_short(monkeypatch, capsys):
-    _, config = shorten("sd35m-pickscore", ["model.resolution=64"], images=4, steps=2, draws=1)
+    _, config = shorten("sd35m-pickscore", ["model.resolution=64"], images=2, steps=2, draws=1)
     from rich.console import Console
 
     monkeypatch.setattr(run, "main_memory_gb", lambda: 24.0)
@@ -135,7 +135,7 @@ def test_an_adapter_that_comes_back_otherwise_is_told(monkeypatch):
         save(self, folder, {name: weight + ("blocks.1" in name) for name, weight in lora.items()})
 
     monkeypatch.setattr(run.FlowModel, "save_lora", spoil)
-    _, config = shorten("sd35m-pickscore", ["model.resolution=64"], images=4, steps=2, draws=1)
+    _, config = shorten("sd35m-pickscore", ["model.resolution=64"], images=2, steps=2, draws=1)
     from rich.console import Console
 
     with pytest.raises(RuntimeError, match="another adapter than was exported: 16 weights"):

@@ -3,12 +3,14 @@
 import pytest
 import torch
 from peft import LoraConfig
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import T5Config, T5EncoderModel
 
 from advantageflow.config import load_config
 from advantageflow.memory import MODELS, parts
 from advantageflow.models.architectures import ARCHITECTURES
 from advantageflow.models.random_pipeline import empty_pipeline
+from advantageflow.plan import forward_flops
 from advantageflow.policy import LORA_TARGETS
 from advantageflow.untrained import StandInTokenizer, on_meta, untrained
 
@@ -41,11 +43,30 @@ def test_transformers_and_adapters_have_as_many_parameters_as_the_published_ones
     transformer.add_adapter(LoraConfig(r=32, target_modules=list(LORA_TARGETS["attention"])))
     trained = {name: weight.numel() for name, weight in transformer.named_parameters() if ".lora_" in name}
     assert (len(trained) / 2, sum(trained.values()) / 1e6) == (layers, pytest.approx(adapter, abs=0.001))
-    # which is what a plan says
+    # which is what a plan says; it takes FLUX.1-schnell for FLUX.1-dev
     facts, config = MODELS[path], load_config("sd35m-pickscore", [f"model.path={path}"])
     assert facts.adapted == layers
     assert parts(facts, config)["transformer"] == pytest.approx(with_positions * 2e-3, rel=0.01)
     assert parts(facts, config)["adapters"] == pytest.approx(adapter * 3 * 4e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize("path", [path for path in ARCHITECTURES if "stable" in path or "dev" in path])
+def test_a_plan_counts_the_operations_of_one_call(path):
+    """Of a picture of 512 x 512, which PyTorch counts without computing them."""
+    settings = ARCHITECTURES[path].transformer.settings
+    transformer = on_meta(ARCHITECTURES[path].transformer.maker()).to("meta")
+    text, pooled, t = (torch.empty(1, *size, device="meta") for size in ((MODELS[path].text_tokens, 4096), (2048,), ()))
+    with FlopCounterMode(display=False) as counted, torch.no_grad():
+        if "stable" in path:
+            transformer(torch.empty(1, 16, 64, 64, device="meta"), text, pooled, t)
+        else:
+            places = (torch.empty(count, 3, device="meta") for count in (1024, 512))
+            given = dict(zip(("img_ids", "txt_ids"), places, strict=True))
+            given |= {"timestep": t, "guidance": t, "pooled_projections": pooled[:, :768]}
+            latents = torch.empty(1, 1024, settings["in_channels"], device="meta")
+            transformer(hidden_states=latents, encoder_hidden_states=text, **given)
+    config = load_config("sd35m-pickscore", [f"model.path={path}"])
+    assert forward_flops(MODELS[path], config) == pytest.approx(counted.get_total_flops(), rel=0.01)
 
 
 @pytest.mark.parametrize("path", ENCODERS)

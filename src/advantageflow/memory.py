@@ -14,14 +14,16 @@ from advantageflow.rewards import BUILT_IN
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """A transformer of two streams, and what goes with it.
+    """A transformer of two streams, and what goes with it; tests count these on the published architectures.
 
     Args:
         parameters: of the transformer and its table of positions, in billions.
         width, layers: of the transformer.
         adapted: how many of its layers get an adapter with `policy.lora_targets` attention.
+        image_weights, text_weights: that one token of an image or of a prompt is multiplied with, in billions.
         text_tokens, text_width: of a prompt's embedding.
         encoders, vae: text encoders and VAE in half precision, GB.
+        second: layers in which the image's tokens attend to themselves once more.
         decode_bytes: that decoding takes per pixel in half precision, at its peak.
         decode_flops: of decoding, per pixel.
     """
@@ -30,27 +32,34 @@ class ModelFacts:
     width: int
     layers: int
     adapted: int
+    image_weights: float
+    text_weights: float
     text_tokens: int
     text_width: int
     encoders: float
     vae: float
+    second: int = 0
     decode_bytes: float = 1900  # 16 pictures of 512² take 8 GB
     decode_flops: float = 9.5e6
 
 
 def _small(parameters: float, width: int) -> ModelFacts:
-    """A built-in model: its VAE has a sixteenth of the channels."""
-    return ModelFacts(parameters, width, 6, 47, 10, 128, 0.001, 0.002, 1900 / 16, 9.5e6 / 256)
+    """A built-in model: each stream has half of the weights; its VAE has a sixteenth of the channels."""
+    half = parameters / 2
+    return ModelFacts(parameters, width, 6, 47, half, half, 10, 128, 0.001, 0.002, 0, 1900 / 16, 9.5e6 / 256)
 
 
+_FLUX = ModelFacts(11.9, 3072, 57, 266, 6.455, 6.468, 512, 4096, 9.8, 0.17)
 MODELS = {
     "scenes": _small(0.0054, 160),
     "words": _small(0.0035, 128),
-    "stabilityai/stable-diffusion-3.5-medium": ModelFacts(2.47, 1536, 24, 191, 205, 4096, 11.4, 0.17),
-    "stabilityai/stable-diffusion-3.5-large": ModelFacts(8.06, 2432, 38, 303, 205, 4096, 11.4, 0.17),
-    "black-forest-labs/FLUX.1-dev": ModelFacts(11.9, 3072, 57, 266, 512, 4096, 9.8, 0.17),
-    "black-forest-labs/FLUX.1-schnell": ModelFacts(11.9, 3072, 57, 266, 512, 4096, 9.8, 0.17),
-    "Qwen/Qwen-Image": ModelFacts(20.4, 3072, 60, 480, 128, 3584, 16.6, 0.25),
+    "stabilityai/stable-diffusion-3.5-medium": ModelFacts(
+        2.47, 1536, 24, 191, 0.802, 0.665, 205, 4096, 11.2, 0.17, second=13
+    ),
+    "stabilityai/stable-diffusion-3.5-large": ModelFacts(8.15, 2432, 38, 303, 2.697, 2.654, 205, 4096, 11.2, 0.17),
+    "black-forest-labs/FLUX.1-dev": _FLUX,
+    "black-forest-labs/FLUX.1-schnell": _FLUX,
+    "Qwen/Qwen-Image": ModelFacts(20.4, 3072, 60, 480, 6.795, 6.806, 128, 3584, 16.6, 0.25),
 }
 # Hub repository of a reward -> about how many GB are fetched
 REWARDS = {

@@ -177,9 +177,11 @@ def evaluated_images(config: Config) -> int:
 
 
 def forward_flops(facts: ModelFacts, config: Config) -> float:
-    """Of one image once through the transformer: each stream has half of the weights, and all tokens attend to all."""
-    tokens = image_tokens(config) + facts.text_tokens
-    return facts.parameters * 1e9 * tokens + 4 * facts.layers * facts.width * tokens**2
+    """Of one image once through the transformer: a token of each stream passes that stream's weights; all attend."""
+    image, text = image_tokens(config), facts.text_tokens
+    passed = image * facts.image_weights + text * facts.text_weights
+    attended = facts.layers * (image + text) ** 2 + facts.second * image**2
+    return 2e9 * passed + 4 * facts.width * attended
 
 
 def _downloads(config: Config, facts: ModelFacts | None) -> dict[str, float]:

@@ -41,21 +41,12 @@ def train(
 
     if resume and ((recipe and "=" not in recipe) or output or plan):
         raise ConfigError("--resume continues a run in its folder; give no recipe, --output or --plan with it")
-    of_rehearsal = {"--images": images, "--steps": steps, "--draws": draws, "--json": as_json or None}
+    short = {"--images": images, "--steps": steps, "--draws": draws, "--json": as_json or None}
     if rehearse:
-        if resume or output or plan or processes > 1:
-            raise ConfigError(
-                "--rehearse runs one iteration in this process and keeps nothing; give no --resume, --output, --plan "
-                "or --processes with it"
-            )
-        from advantageflow.rehearsal.command import rehearse_recipe
-
-        name, typed = api.recipe_and_changes(recipe, changes or [])
-        rehearse_recipe(name, typed, images, steps, draws, as_json)
+        _rehearse(recipe, changes, short, nothing_else=not (resume or output or plan or processes > 1))
         return
-    for option, value in of_rehearsal.items():
-        if value is not None:
-            raise ConfigError(f"{option} is for a rehearsal; add --rehearse, or set KEY=VALUE (see --plan)")
+    for option in (option for option, value in short.items() if value is not None):
+        raise ConfigError(f"{option} is for a rehearsal; add --rehearse, or set KEY=VALUE (see --plan)")
     if plan:
         from advantageflow.config import load_config
         from advantageflow.plan import print_plan
@@ -73,3 +64,19 @@ def train(
     except Stopped as stopped:
         say(Console(), str(stopped))
         raise typer.Exit(EXIT_CODE) from None
+
+
+def _rehearse(
+    recipe: str | None, changes: list[str] | None, short: dict[str, int | None], *, nothing_else: bool
+) -> None:
+    from advantageflow.api import recipe_and_changes
+    from advantageflow.errors import ConfigError
+    from advantageflow.rehearsal.command import rehearse_recipe
+
+    if not nothing_else:
+        raise ConfigError(
+            "--rehearse runs one iteration in this process and keeps nothing; give no --resume, --output, --plan or "
+            "--processes with it"
+        )
+    images, steps, draws, as_json = short.values()
+    rehearse_recipe(*recipe_and_changes(recipe, changes or []), images, steps, draws, bool(as_json))

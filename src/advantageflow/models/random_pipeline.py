@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -32,10 +33,15 @@ def random_pipeline(path: str, dtype: torch.dtype, device: str = "cpu") -> Any:
 
 
 def empty_pipeline(path: str) -> Any:
-    """The same with a transformer that takes no memory, and nothing else, for adapters to be loaded into."""
+    """The same with a transformer that takes no memory, and nothing else, for adapters to be loaded into.
+
+    It has every layer, but no table of positions, which is no weight and takes gigabytes while it is made.
+    """
     found = ARCHITECTURES[path]
+    positions = {"pos_embed_max_size": 1} if "pos_embed_max_size" in found.transformer.settings else {}
+    transformer = replace(found.transformer, settings={**found.transformer.settings, **positions})
     none = dict.fromkeys((*found.encoders, *found.tokenizers))
-    return _assemble(found, transformer=hollow(found.transformer.maker()), vae=None, **none)
+    return _assemble(found, transformer=hollow(transformer.maker()), vae=None, **none)
 
 
 def _assemble(found: Architecture, **parts: Any) -> Any:

@@ -11,10 +11,8 @@ from rich.console import Console
 from torch import nn
 
 from advantageflow.config import Config
-from advantageflow.environment import peak_memory
+from advantageflow.environment import peak_memory, reset_peak_memory
 from advantageflow.run.progress import Display
-
-REFERENCES = "/proc/self/clear_refs"  # of Linux; "5" forgets the peak of this process
 
 
 class Meter:
@@ -22,7 +20,7 @@ class Meter:
 
     seconds: stage -> of all times that it was entered.
     peaks: stage -> the most bytes held meanwhile: of the GPU's tensors, or of this process in main memory. Where the
-        system cannot forget a peak, as on macOS, that is the most so far.
+        system cannot begin a peak again, as on macOS, that is the most so far.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -40,19 +38,9 @@ class Meter:
         if self._since:
             self.seconds[before] += now - self._since
             self.peaks[before] = max(self.peaks[before], peak_memory(self.device))
-        self._forget_peak()
+        reset_peak_memory(self.device)
         self.stage, self._since = stage, time.perf_counter()
         return before
-
-    def _forget_peak(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-            return
-        try:
-            with open(REFERENCES, "w", encoding="ascii") as file:
-                file.write("5")
-        except OSError:  # no Linux, or not allowed
-            pass
 
     def watch_decoder(self, decoder: nn.Module) -> None:
         """Count its calls while images are drawn as a stage of their own."""
