@@ -1,5 +1,7 @@
 """The published architectures: what they count, and that random weights and made-up tokens can be computed with."""
 
+import dataclasses
+
 import pytest
 import torch
 from peft import LoraConfig
@@ -36,8 +38,8 @@ def millions(network):
 @pytest.mark.parametrize("path", ARCHITECTURES)
 def test_transformers_and_adapters_have_as_many_parameters_as_the_published_ones(path):
     parameters, with_positions, layers, adapter = PUBLISHED[path]
-    transformer = on_meta(ARCHITECTURES[path].transformer.maker())
-    positions = sum(buffer.numel() for buffer in transformer.buffers()) / 1e6
+    transformer, settings = empty_pipeline(path).transformer, ARCHITECTURES[path].transformer.settings
+    positions = settings.get("pos_embed_max_size", 0) ** 2 * settings.get("caption_projection_dim", 0) / 1e6
     assert millions(transformer) == pytest.approx(parameters, abs=0.01)
     assert millions(transformer) + positions == pytest.approx(with_positions, abs=0.01)
     transformer.add_adapter(LoraConfig(r=32, target_modules=list(LORA_TARGETS["attention"])))
@@ -54,7 +56,8 @@ def test_transformers_and_adapters_have_as_many_parameters_as_the_published_ones
 def test_a_plan_counts_the_operations_of_one_call(path):
     """Of a picture of 512 x 512, which PyTorch counts without computing them."""
     settings = ARCHITECTURES[path].transformer.settings
-    transformer = on_meta(ARCHITECTURES[path].transformer.maker()).to("meta")
+    few = {**settings, "pos_embed_max_size": 64} if "stable" in path else settings  # the whole table takes gigabytes
+    transformer = on_meta(dataclasses.replace(ARCHITECTURES[path].transformer, settings=few).maker()).to("meta")
     text, pooled, t = (torch.empty(1, *size, device="meta") for size in ((MODELS[path].text_tokens, 4096), (2048,), ()))
     with FlopCounterMode(display=False) as counted, torch.no_grad():
         if "stable" in path:
@@ -95,8 +98,8 @@ def test_random_weights_are_the_same_every_time_and_give_finite_numbers(dtype):
     found = network(torch.arange(20).view(2, 10))[0]
     assert torch.isfinite(found).all()
     assert not torch.equal(found[0], found[1])
-    rows = torch.cat([weight.float().unique(dim=0) for weight in network.parameters() if weight.ndim == 2])
-    assert len(rows) == sum(len(weight) for weight in network.parameters() if weight.ndim == 2)
+    matrices = [weight.float() for weight in network.parameters() if weight.ndim == 2]
+    assert all(len(matrix.unique(dim=0)) == len(matrix) for matrix in matrices)
 
 
 def test_a_network_is_made_in_the_memory_of_its_weights(monkeypatch):

@@ -8,6 +8,7 @@ from typing import Any
 
 from advantageflow.config import Config
 from advantageflow.memory import MODELS, ModelFacts, changed, parts, stages
+from advantageflow.models import BUILT_IN
 from advantageflow.plan import evaluated_images, make_plan
 
 
@@ -105,6 +106,7 @@ def figures(measured: Measured, rehearsed: Config, config: Config) -> dict[str, 
         "recipe": config.name,
         "model": path,
         "device": measured.device,
+        "weights": "its own" if path in BUILT_IN else "random",
         "rehearsed": {
             "images": rollout.prompts_per_iteration * rollout.images_per_prompt,
             "steps": rollout.num_inference_steps,

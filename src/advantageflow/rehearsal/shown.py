@@ -19,7 +19,7 @@ def print_figures(console: Console, found: Mapping[str, Any]) -> None:
     layers, parameters = found["adapter"]["layers"], found["adapter"]["parameters"]
     lines = [
         f"rehearsed: one iteration of {done['images']} images, {done['steps']} steps and {done['draws']} draws, on "
-        f"{found['device']}, with random weights; they were built in {found['building_seconds']:.0f} s",
+        f"{found['device']}, with {found['weights']} weights; all was built in {found['building_seconds']:.0f} s",
         f"trained: {parameters:,} parameters"
         + (f" of {layers} layers, which diffusers loaded as they were exported" if layers else ""),
         f"the whole run: about {shown_hours(found['whole_run_hours'])} hours on this machine, if nothing runs beside "
