@@ -122,7 +122,7 @@ def test_tokens_are_as_many_as_the_encoders_want_and_follow_the_text():
     assert tokens[0, 3] != tokens[1, 3]
     assert mask.sum(1).tolist() == [5, 5, 77]
     assert (tokens[2, 0], tokens[2, -1]) == (49406, 49407)
-    assert tokens[:, 1:-1].max() < 49406
+    assert tokens[2, 1:-1].max() < 49406
     assert tokenizer("a red cat", padding="longest").input_ids.shape == (1, 5)
 
 

@@ -19,7 +19,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 STD = 0.02  # as most of these networks are initialized
 BLOCK = 1_048_573  # random numbers that are repeated; a prime, so that no two rows of a matrix are equal
-PIECE = re.compile(r"<\|\w+\|>|\s|\w{1,8}|[^\w\s]")  # words of up to 8 letters are a token, blanks go with them
+PIECE = re.compile(r"<\|\w+\|>|\s|\w{1,16}|[^\w\s]")
 
 
 def on_meta(make: Callable[[], Network]) -> Network:
@@ -99,7 +99,7 @@ def _fill(network: nn.Module) -> None:
 
 
 class StandInTokenizer:
-    """Called like a tokenizer of transformers: a token for every word of up to 8 letters and every mark.
+    """Called like a tokenizer of transformers: a token for every word of up to 16 letters and every mark.
 
     Args:
         vocabulary: tokens are numbers below it.
