@@ -95,7 +95,7 @@ def test_hours_are_those_of_the_calls():
     config, rehearsed = shorten("sd35m-pickscore", ["evaluation.rewards={ocr: ocr}"], images=2, steps=2, draws=1)
     seconds = {"text encoding": 2.0, "sampling": 8.0, "decoding": 4.0, "learning": 12.0}
     rewards = {"pickscore": 0.5, "ocr": 0.25}
-    measured = Measured("cpu", seconds, {}, {}, 2, rewards, 191, 18_776_064, False, [])
+    measured = Measured("cpu", seconds, {}, {}, {}, 2, rewards, 191, 18_776_064, False, [])
     hours = {row.stage: row.hours for row in reckon(measured, rehearsed, config)}
     images, evaluated = 128 * 1000, 512 * 21 + 24 * 22  # before, after and every 50; the pictures
     assert hours["sampling"] == pytest.approx((images * 10 + evaluated * 40) * 8 / 4 / 3600, rel=0.01)

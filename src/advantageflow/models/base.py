@@ -100,21 +100,13 @@ class FlowModel(ABC):
             self.pipeline.vae.enable_slicing()
 
     @classmethod
-    def load(cls, settings: ModelSettings, device: str) -> FlowModel:
-        """Load from a folder or a hub name. Weights come as safetensors only.
+    def load(cls, settings: ModelSettings, device: str, pipeline: Any = None) -> FlowModel:
+        """Load from a folder or a hub name, or take a pipeline that is there. Weights come as safetensors only.
 
         Raises:
             ConfigError: there is no such pipeline, or it cannot be fetched.
         """
-        return cls.of(load_pipeline(cls.pipeline_class, cls.transformer_class, settings), settings, device)
-
-    @classmethod
-    def of(cls, pipeline: Any, settings: ModelSettings, device: str) -> FlowModel:
-        """A pipeline that is there, put where the settings want it.
-
-        Raises:
-            ConfigError: `model.lora` does not fit it.
-        """
+        pipeline = pipeline or load_pipeline(cls.pipeline_class, cls.transformer_class, settings)
         if isinstance(pipeline.vae, AutoencoderKL):  # faster for its two-dimensional convolutions
             pipeline.vae.to(memory_format=torch.channels_last)
         model = cls(pipeline, settings)

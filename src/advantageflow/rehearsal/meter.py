@@ -18,7 +18,7 @@ from advantageflow.run.progress import Display
 class Meter:
     """What each stage takes; there is one at a time.
 
-    seconds: stage -> of all times that it was entered.
+    seconds, cpu_seconds: stage -> of all times that it was entered, by the clock and of this process's threads.
     peaks: stage -> the most bytes held meanwhile: of the GPU's tensors, or of this process in main memory. Where the
         system cannot begin a peak again, as on macOS, that is the most so far.
     """
@@ -26,8 +26,9 @@ class Meter:
     def __init__(self, device: torch.device) -> None:
         self.device, self.stage = device, ""
         self.seconds: dict[str, float] = defaultdict(float)
+        self.cpu_seconds: dict[str, float] = defaultdict(float)
         self.peaks: dict[str, int] = defaultdict(int)
-        self._since = 0.0
+        self._since, self._cpu_since = 0.0, 0.0
         self.enter("")
 
     def enter(self, stage: str) -> str:
@@ -37,9 +38,10 @@ class Meter:
         now, before = time.perf_counter(), self.stage
         if self._since:
             self.seconds[before] += now - self._since
+            self.cpu_seconds[before] += time.process_time() - self._cpu_since
             self.peaks[before] = max(self.peaks[before], peak_memory(self.device))
         reset_peak_memory(self.device)
-        self.stage, self._since = stage, time.perf_counter()
+        self.stage, self._since, self._cpu_since = stage, time.perf_counter(), time.process_time()
         return before
 
     def watch_decoder(self, decoder: nn.Module) -> None:

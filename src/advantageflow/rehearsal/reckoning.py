@@ -17,7 +17,7 @@ class Measured:
     """Of one iteration, in seconds and GB.
 
     Args:
-        seconds, peaks: by stage.
+        seconds, cpu_seconds, peaks: by stage.
         parts: what weights take, by part.
         prompts: how many were embedded.
         reward_seconds: of each reward for a picture.
@@ -29,6 +29,7 @@ class Measured:
 
     device: str
     seconds: Mapping[str, float]
+    cpu_seconds: Mapping[str, float]
     peaks: Mapping[str, float]
     parts: Mapping[str, float]
     prompts: int
@@ -123,6 +124,7 @@ def figures(measured: Measured, rehearsed: Config, config: Config) -> dict[str, 
             for row in rows
         ],
         "whole_run_hours": sum(row.hours for row in rows),
+        "cpu_seconds": {stage: taken for stage, taken in measured.cpu_seconds.items() if stage},
         "building_seconds": measured.seconds.get("building", 0.0),
         "peak_gb": {
             stage: {"measured": measured.peaks[stage], "planned": estimate[PEAKS.get(stage, stage)]}

@@ -85,6 +85,7 @@ def _rehearse(config: Config, console: Console, meter: Meter, in_turn: bool, tol
     return Measured(
         device=str(meter.device),
         seconds=dict(meter.seconds),
+        cpu_seconds=dict(meter.cpu_seconds),
         peaks={stage: peak / 1e9 for stage, peak in meter.peaks.items()},
         parts={part: size / 1e9 for part, size in parts.items()},
         prompts=prompts,
@@ -106,7 +107,7 @@ def _build_model(config: Config, device: torch.device, told: Callable[[str], Non
     if settings.base is not None:
         told(f"the file {settings.path} is not read")
     built_on = "cpu" if settings.shard or settings.offload else str(device)
-    return family.of(random_pipeline(path, getattr(torch, settings.dtype), built_on), settings, str(device))
+    return family.load(settings, str(device), random_pipeline(path, getattr(torch, settings.dtype), built_on))
 
 
 def _encode(config: Config, model: FlowModel, meter: Meter) -> int:

@@ -25,6 +25,9 @@ def print_figures(console: Console, found: Mapping[str, Any]) -> None:
         f"the whole run: about {shown_hours(found['whole_run_hours'])} hours on this machine, if nothing runs beside "
         f"anything else; its peak by the plan is {found['whole_run_peak_gb']:.1f} GB",
     ]
+    if found["device"] == "cpu":
+        spent = ", ".join(f"{stage} {taken:.0f} s" for stage, taken in found["cpu_seconds"].items())
+        lines.append(f"of processor time, which others at work here do not lengthen: {spent}")
     if found["text_encoders_dropped"]:
         lines.append("the text encoders were dropped after use, and the rewards built after that; a run keeps all")
     for line in (*lines, *found["notes"]):
