@@ -124,7 +124,7 @@ def make_plan(config: Config) -> Plan:
 
 
 def calls(config: Config, iteration: int = 0) -> tuple[int, dict[str, int]]:
-    """Images that an iteration of this number has to put through the transformer: to draw its images, and to learn, by role.
+    """Images that an iteration has to put through the transformer: to draw its images, and to learn, by role.
 
     The learner's calls have a gradient. Guidance doubles a call.
     """

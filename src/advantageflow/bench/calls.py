@@ -77,7 +77,7 @@ class Calls:
 
 
 def needed(config: Config, iteration: int) -> dict[Role, int]:
-    """Images that an iteration of this number has to put through the transformer, by role: the closed form that a plan has."""
+    """Images that an iteration has to put through the transformer, by role: the closed form that a plan has."""
     sampling, learning = calls(config, iteration)
     found = Counter(learning)
     found[AHEAD if config.rollout.ahead else "rollout"] += sampling
