@@ -11,6 +11,7 @@ from transformers import CLIPConfig
 from advantageflow import hub
 from advantageflow.config import load_config, recipe_names
 from advantageflow.errors import ConfigError
+from advantageflow.memory import MODELS
 from advantageflow.models import architectures
 from advantageflow.plan import make_plan
 from advantageflow.rehearsal import run
@@ -115,6 +116,14 @@ def test_text_encoders_are_dropped_where_main_memory_is_short(monkeypatch, capsy
     monkeypatch.setattr(run, "main_memory_gb", lambda: 8.0)
     with pytest.raises(ConfigError, match=r"8 GB of main memory are not enough .*; it takes"):
         run.rehearse(config, Console())
+
+
+def test_what_waits_in_main_memory_for_a_gpu_must_fit_there(monkeypatch):
+    _, config = shorten("sd35m-pickscore", ["model.offload=true"])
+    monkeypatch.setattr(run, "main_memory_gb", lambda: 8.0)
+    with pytest.raises(ConfigError, match=r"model.offload keeps 11 GB of weights in main memory, which has 8"):
+        run._fits_whole(MODELS[SD35M], config, torch.device("cuda"))
+    assert run._fits_whole(MODELS[SD35M], shorten("sd35m-pickscore", [])[1], torch.device("cuda"))
 
 
 def test_memory_that_runs_out_is_a_line_with_what_fits(monkeypatch):

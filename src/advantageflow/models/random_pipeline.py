@@ -11,21 +11,22 @@ from advantageflow.models.architectures import ARCHITECTURES, Architecture, Part
 from advantageflow.untrained import StandInTokenizer, hollow, untrained
 
 
-def random_pipeline(path: str, dtype: torch.dtype, device: str = "cpu") -> Any:
+def random_pipeline(path: str, dtype: torch.dtype, device: str = "cpu", waiting: str = "cpu") -> Any:
     """The pipeline of a known model.
 
     Args:
         path: one of `ARCHITECTURES`.
-        device: where it is built, so that it needs no room elsewhere before.
+        device: where the transformer is built, so that it needs no room elsewhere before.
+        waiting: where all else is.
     """
     found = ARCHITECTURES[path]
 
-    def build(part: Part) -> Any:
-        return untrained(part.maker(), dtype, device)
+    def build(part: Part, place: str = waiting) -> Any:
+        return untrained(part.maker(), dtype, place)
 
     return _assemble(
         found,
-        transformer=build(found.transformer),
+        transformer=build(found.transformer, device),
         vae=build(found.vae),
         **{name: build(part) for name, part in found.encoders.items()},
         **{name: StandInTokenizer(**settings) for name, settings in found.tokenizers.items()},

@@ -19,7 +19,7 @@ from advantageflow.building import Inputs, build, load_inputs
 from advantageflow.config import Config
 from advantageflow.devices import choose_device
 from advantageflow.errors import ConfigError, out_of_memory
-from advantageflow.memory import MODELS, ModelFacts, changed, stages, what_fits
+from advantageflow.memory import MODELS, ModelFacts, changed, parts, stages, what_fits
 from advantageflow.models import BUILT_IN, adapter_of, load_and_say, load_model
 from advantageflow.models.architectures import ARCHITECTURES
 from advantageflow.models.base import FlowModel
@@ -47,7 +47,7 @@ def rehearse(config: Config, console: Console) -> Measured:
         ConfigError: main memory or the GPU's is not enough, with the changes that fit; or see `building.load_inputs`.
     """
     facts, device = MODELS[config.model.base or config.model.path], torch.device(choose_device(config.model.device))
-    in_turn = device.type == "cpu" and not _fits_whole(facts, config)
+    in_turn = not _fits_whole(facts, config, device)
     meter, told = Meter(device), partial(say, console)
     try:
         return _rehearse(config, console, meter, in_turn, told)
@@ -60,7 +60,7 @@ def rehearse(config: Config, console: Console) -> Measured:
 def _rehearse(config: Config, console: Console, meter: Meter, in_turn: bool, told: Callable[[str], None]) -> Measured:
     meter.enter("building")
     model = _build_model(config, meter.device, told)
-    parts = {"text encoders": sum(map(held, model._encoders())), "VAE": held(model.pipeline.vae)}
+    sizes = {"text encoders": sum(map(held, model._encoders())), "VAE": held(model.pipeline.vae)}
     prompts = _encode(config, model, meter)
     if in_turn:
         told("the text encoders are dropped, since main memory does not hold them beside all else")
@@ -68,13 +68,13 @@ def _rehearse(config: Config, console: Console, meter: Meter, in_turn: bool, tol
     meter.enter("building")
     rewards, notes = _build_rewards(config)
     inputs = load_inputs(config, console, rewards, known_model=True)
-    parts["rewards"] = sum(held(network) for reward in rewards.values() for network in _networks(reward))
+    sizes["rewards"] = sum(held(network) for reward in rewards.values() for network in _networks(reward))
     with TemporaryDirectory(prefix="advantageflow-rehearsal-") as folder:
         directory = RunDirectory.create(Path(folder) / "run", config)
         display = MeteredDisplay(console, config, meter)
         trainer = build(config, directory, inputs, console, model=model, display=display)
         adapters = sum(weight.nbytes for weight in trainer.policy.adapters)
-        parts = {"transformer": held(model.transformer) - adapters, "adapters": adapters, **parts}
+        sizes = {"transformer": held(model.transformer) - adapters, "adapters": adapters, **sizes}
         part_roles(trainer.policy, config)
         meter.watch_decoder(model.pipeline.vae.decoder)
         with display:
@@ -87,7 +87,7 @@ def _rehearse(config: Config, console: Console, meter: Meter, in_turn: bool, tol
         seconds=dict(meter.seconds),
         cpu_seconds=dict(meter.cpu_seconds),
         peaks={stage: peak / 1e9 for stage, peak in meter.peaks.items()},
-        parts={part: size / 1e9 for part, size in parts.items()},
+        parts={part: size / 1e9 for part, size in sizes.items()},
         prompts=prompts,
         reward_seconds=per_image,
         adapter_layers=layers,
@@ -106,8 +106,8 @@ def _build_model(config: Config, device: torch.device, told: Callable[[str], Non
     family = adapter_of(ARCHITECTURES[path].family)
     if settings.base is not None:
         told(f"the file {settings.path} is not read")
-    built_on = "cpu" if settings.shard or settings.offload else str(device)
-    return family.load(settings, str(device), random_pipeline(path, getattr(torch, settings.dtype), built_on))
+    places = "cpu" if settings.shard else str(device), "cpu" if settings.offload else str(device)
+    return family.load(settings, str(device), random_pipeline(path, getattr(torch, settings.dtype), *places))
 
 
 def _encode(config: Config, model: FlowModel, meter: Meter) -> int:
@@ -210,13 +210,22 @@ def _same(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
     return one is not None and other is not None and torch.equal(one.cpu().float(), other.cpu().float())
 
 
-def _fits_whole(facts: ModelFacts, config: Config) -> bool:
-    """Whether main memory holds all parts at once.
+def _fits_whole(facts: ModelFacts, config: Config, device: torch.device) -> bool:
+    """Whether main memory holds all parts at once that are to be there.
 
     Raises:
         ConfigError: nor does it where text encoders are dropped after use.
     """
     memory = main_memory_gb()
+    if device.type == "cuda":
+        sizes = parts(facts, config)
+        waiting = sizes["text encoders"] + sizes["VAE"]
+        if config.model.offload and waiting > memory:
+            raise ConfigError(
+                f"model.offload keeps {waiting:.0f} GB of weights in main memory, which has {memory:.0f}; set "
+                "model.offload=false"
+            )
+        return True
     if max(stages(facts, config).values()) <= memory:
         return True
     if max(planned(facts, config, in_turn=True).values()) > memory:
