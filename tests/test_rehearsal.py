@@ -90,6 +90,41 @@ def test_every_recipe_of_sd35_is_rehearsed(recipe, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+ROPE = {"attention_head_dim": 16, "num_attention_heads": 2, "axes_dims_rope": (4, 6, 6), "joint_attention_dim": 64}
+QWEN = {
+    "text_config": {
+        "vocab_size": 151700, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 6, 6]},
+    },
+    "vision_config": {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 64},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "path", ["black-forest-labs/FLUX.1-dev", "black-forest-labs/FLUX.1-schnell", "Qwen/Qwen-Image"]
+)
+def test_the_other_families_are_rehearsed(path, monkeypatch):
+    true = architectures.ARCHITECTURES[path]
+    if "Qwen" in path:
+        depth = {"num_layers": 2}
+        vae = shrunk(true.vae, base_dim=8, num_res_blocks=1)
+        encoders = {"text_encoder": shrunk(true.encoders["text_encoder"], **QWEN)}
+    else:
+        depth = {"num_layers": 1, "num_single_layers": 1, "pooled_projection_dim": 16}
+        vae, t5 = shrunk(true.vae, **VAE), shrunk(true.encoders["text_encoder_2"], **ENCODERS["text_encoder_3"])
+        clip = shrunk(true.encoders["text_encoder"], **ENCODERS["text_encoder"])
+        encoders = {"text_encoder": clip, "text_encoder_2": t5}
+    transformer = shrunk(true.transformer, **ROPE, **depth)
+    small = dataclasses.replace(true, transformer=transformer, vae=vae, encoders=encoders)
+    monkeypatch.setitem(architectures.ARCHITECTURES, path, small)
+    settings = ["model.resolution=64", "run.threads=1", "evaluation.rewards={clipscore: clipscore}", "reward=clipscore"]
+    code, out, error = command_line("train", "sd35m-clipscore", f"model.path={path}", *settings, "--rehearse", *SHORT)
+    assert code == 0, error
+    layers = 2 * 8 if "Qwen" in path else 8 + 3
+    assert f"of {layers} layers, which diffusers loaded" in " ".join(out.split())
+
+
 def test_hours_are_those_of_the_calls():
     from advantageflow.rehearsal.reckoning import Measured, reckon
 

@@ -112,6 +112,7 @@ class StandInTokenizer:
     ) -> None:
         self.vocabulary, self.begin, self.end, self.pad = vocabulary, begin, end, pad
         self.model_max_length = longest
+        self.added_tokens_encoder: dict[str, int] = {}  # where pipelines look for textual inversions
 
     def __call__(
         self,
@@ -137,9 +138,12 @@ class StandInTokenizer:
     def _tokens(self, text: str, most: int | None) -> list[int]:
         begin, end = ([] if token is None else [token] for token in (self.begin, self.end))
         usual = self.vocabulary - 3  # special tokens are the last ones
-        pieces = (piece for piece in PIECE.findall(text) if piece == "\n" or not piece.isspace())
-        found = [1 + zlib.crc32(piece.encode()) % (usual - 1) for piece in pieces]
+        found = [1 + zlib.crc32(piece.encode()) % (usual - 1) for piece in self.tokenize(text)]
         return begin + (found if most is None else found[: most - len(begin) - len(end)]) + end
+
+    def tokenize(self, text: str) -> list[str]:
+        """The parts of a text that are a token each."""
+        return [piece for piece in PIECE.findall(text) if piece == "\n" or not piece.isspace()]
 
     def batch_decode(self, tokens: Any, **ignored: Any) -> list[str]:
         """For warnings of what was cut off; the text cannot be had back."""
