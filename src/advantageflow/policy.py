@@ -83,6 +83,9 @@ class Policy:
             }
             # found once: diffusers' own switches walk through every module of the network
             self._layers = [module for module in transformer.modules() if isinstance(module, BaseTunerLayer)]
+            for role in self.roles:
+                for weight in self.weights[role]:
+                    weight.requires_grad_(role == "learner")
             self._activate("learner")
         else:
             for role in (*self.roles[1:], "reference"):
@@ -129,15 +132,11 @@ class Policy:
             self._activate("learner")
 
     def _activate(self, role: Role) -> None:
+        """What a layer's forward pass reads, and no more: peft's own switches walk through the weights of all roles."""
         for layer in self._layers:
-            layer.enable_adapters(role != "reference")
+            layer._disable_adapters = role == "reference"
             if role != "reference":
-                layer.set_adapter(role)
-        for parameter in self.weights["learner"]:
-            parameter.requires_grad_(role == "learner")
-        for other in self.roles[1:]:
-            for parameter in self.weights[other]:
-                parameter.requires_grad_(False)
+                layer._active_adapter = [role]
 
     @torch.no_grad()
     def update(self, role: Role, decay: float) -> None:
