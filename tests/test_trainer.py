@@ -134,6 +134,7 @@ def test_the_batch_size_does_not_change_the_gradient(objective, tmp_path, tiny_p
     gradients = []
     for size in (5, 64):
         sections = {**sections_of(objective), "learn": {"batch_size": size}}
+        sections["rollout"]["prompts_per_iteration"] = 2
         trainer = make_trainer(make_config(**sections), tmp_path / f"{size}", tiny_pipeline_folder)
         trainer.iterate()
         gradients.append(torch.cat([p.grad.flatten() for p in trainer.policy.parameters if p.grad is not None]))
