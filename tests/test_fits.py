@@ -191,7 +191,7 @@ def test_an_image_that_does_not_fit_is_one_sentence(tmp_path, tiny_pipeline_fold
     assert ended.value.code == 2
     assert said.startswith("error: out of memory: CUDA out of memory with 1;")
     assert said.count("\n") == 1
-    assert sizes["velocity"] == [6, 3, 1]
+    assert sizes["velocity"] == [12, 6, 3, 1]
 
 
 def test_an_evaluation_is_cut_too(tmp_path, tiny_pipeline_folder, monkeypatch):
@@ -200,7 +200,7 @@ def test_an_evaluation_is_cut_too(tmp_path, tiny_pipeline_folder, monkeypatch):
         trainer = make_trainer(make_config(), tmp_path / str(most), tiny_pipeline_folder)
         lines = told_by(trainer)
         limit(monkeypatch, trainer.model, most)
-        pictures.append(trainer._evaluate("reference").by_image["graded"])
+        pictures.append(trainer.held_out.evaluate("reference").by_image["graded"])
     torch.testing.assert_close(*pictures, atol=1e-5, rtol=0)
     assert lines == ["out of memory, evaluating 6 at once: going on with 3"]
 

@@ -4,11 +4,13 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 from test_runs import command
-from test_trainer import brightness, make_config, make_trainer
+from test_trainer import brightness, make_config, make_trainer, stop_after
 
 from advantageflow.config import dump_config
+from advantageflow.reports.run_page import write_report
 from advantageflow.run.directory import RunDirectory
 from advantageflow.run.stored import DamagedError
 from advantageflow.statistics import paired_difference
@@ -41,7 +43,7 @@ def test_every_evaluation_is_said_written_and_drawn(tmp_path, tiny_pipeline_fold
     trainer = make_trainer(make_config(**SETTINGS), tmp_path / "run", tiny_pipeline_folder)
     said, drawn = [], []
     trainer.display.evaluated = lambda *what: said.append(what)
-    evaluate, kept = trainer._evaluate, []
+    evaluate, kept = trainer.held_out.evaluate, []
 
     def keeping(role, shown=False):
         drawn.append(trainer.directory.curve.exists())
@@ -50,7 +52,7 @@ def test_every_evaluation_is_said_written_and_drawn(tmp_path, tiny_pipeline_fold
             return kept[-1]
         return evaluate(role, shown)
 
-    trainer._evaluate = keeping
+    trainer.held_out.evaluate = keeping
     summary = trainer.run()
     base, *others = kept
     assert json.loads((tmp_path / "run" / "base_scores.json").read_text()) == {
@@ -67,7 +69,7 @@ def test_every_evaluation_is_said_written_and_drawn(tmp_path, tiny_pipeline_fold
         zip([found.scores for found in others], expected, strict=True)))]  # fmt: skip
     assert [row.get("difference") for row in trainer.directory.metrics()] == [*expected[:-1], None]
     assert summary["difference"] == expected[-1]
-    assert drawn[:4] == [False, False, False, True]  # of the base and its pictures, of iterations 1 and 2
+    assert drawn == [False, False, True, True, True]  # of the base and of iteration 1, then of each; once each
 
 
 def test_a_resumed_run_has_the_differences_of_an_undisturbed_one(tmp_path, tiny_pipeline_folder):
@@ -77,8 +79,8 @@ def test_a_resumed_run_has_the_differences_of_an_undisturbed_one(tmp_path, tiny_
     assert directory.curve.is_file()
     again = make_trainer(make_config(**SETTINGS), tmp_path / "run", tiny_pipeline_folder)
     evaluated = []
-    evaluate = again._evaluate
-    again._evaluate = lambda role, shown=False: evaluated.append((role, shown)) or evaluate(role, shown)
+    evaluate = again.held_out.evaluate
+    again.held_out.evaluate = lambda role, shown=False: evaluated.append((role, shown)) or evaluate(role, shown)
     assert again.run()["difference"] == expected
     assert ("reference", False) not in evaluated
     rows = [[row.get("difference") for row in run.metrics()] for run in (whole.directory, directory)]
@@ -122,3 +124,48 @@ def test_another_evaluation_makes_the_scores_of_the_base_anew(tmp_path, tiny_pip
     assert list(directory.metrics()[1]["difference"]) == ["a"]
     assert list(directory.summary()["difference"]) == ["a"]
     assert text.index("the base model is evaluated again") < text.index("base model: a ")
+
+
+def test_no_iteration_waits_for_the_base_and_a_run_killed_before_it_was_evaluated_does_it_then(
+    tmp_path, tiny_pipeline_folder
+):
+    settings = {**SETTINGS, "evaluation": {"every": 3, "num_images": 6, "prompts_shown": 2}}
+    whole = make_trainer(make_config(**settings), tmp_path / "whole", tiny_pipeline_folder)
+    summary = whole.run()
+    trainer = make_trainer(make_config(**settings), tmp_path / "run", tiny_pipeline_folder)
+    stop_after(2, trainer)
+    assert trainer.run() is None
+    assert trainer.directory.before() is None
+    assert not trainer.directory.base_scores.exists()
+    assert trainer.seconds["evaluating"] == 0
+    again = make_trainer(make_config(**settings), tmp_path / "run", tiny_pipeline_folder)
+    stop_after(3, again)
+    assert again.run() is None
+    assert again.directory.before() == summary["before"]
+    last = make_trainer(make_config(**settings), tmp_path / "run", tiny_pipeline_folder).run()
+    for key in ("before", "after", "difference"):
+        assert last[key] == summary[key]
+    for name in ("base_scores.json", "samples/000000.json", "samples/000004.json", "samples/before_after.png"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_pictures_are_those_that_were_evaluated_to_the_bit(tmp_path, tiny_pipeline_folder):
+    held_out = make_trainer(make_config(**SETTINGS), tmp_path / "run", tiny_pipeline_folder).held_out
+    drawn = held_out.evaluate("average", shown=True)
+    held_out.compare(0)
+    for role in ("reference", "average"):
+        found = held_out.pictures(role)
+        assert torch.equal(found.images, drawn.images)
+        assert found.prompts == drawn.prompts
+        assert all(torch.equal(found.by_image[label], values) for label, values in drawn.by_image.items())
+
+
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_a_page_before_the_first_evaluation(iterations, tmp_path, tiny_pipeline_folder):
+    settings = {**SETTINGS, "evaluation": {"every": 0, "num_images": 6}}
+    trainer = make_trainer(make_config(**settings), tmp_path / "run", tiny_pipeline_folder)
+    stop_after(iterations, trainer)
+    assert trainer.run() is None
+    page = write_report([tmp_path / "run"], tmp_path / "page.html").read_text()
+    assert "was not evaluated on held-out prompts yet" in page
+    assert "held-out strict" in page

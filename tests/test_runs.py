@@ -45,7 +45,7 @@ def finished(tmp_path_factory, model, tiny_pipeline_folder):
     folder = tmp_path_factory.mktemp("runs") / "run"
     config = make_config(model=model, prompts=SCENES, run={"iterations": 6}, evaluation={"every": 2, "num_images": 2})
     trainer = make_trainer(config, folder, tiny_pipeline_folder)
-    evaluate, scores = trainer._evaluate, iter([0.1, 0.9, 0.5, 0.3])
+    evaluate, scores = trainer.held_out.evaluate, iter([0.1, 0.9, 0.5, 0.3])
 
     def scored(role, shown=False):
         found = evaluate(role, shown)
@@ -53,7 +53,7 @@ def finished(tmp_path_factory, model, tiny_pipeline_folder):
             found.by_image["strict"].fill_(next(scores))
         return found
 
-    trainer._evaluate = scored
+    trainer.held_out.evaluate = scored
     trainer.run()
     return folder
 

@@ -14,7 +14,7 @@ CONFIG = {
     "evaluation": {"every": 1, "num_images": 6, "prompts_shown": 2},
     "run": {"iterations": 2, "checkpoint_every": 1, "samples_every": 1, "probe_every": 2},
 }
-BATCHES = 25  # of drawing, learning and evaluating, in such a run
+BATCHES = 20  # of drawing, learning and evaluating, in such a run
 
 
 def run_of(folder, model_folder, stop_at=None):
@@ -55,7 +55,7 @@ def test_stopped_anywhere_it_goes_on_to_the_bit(tmp_path, tiny_pipeline_folder, 
     assert summary is None
     assert batches == stop_at  # no further one was begun
     done = len(rows_of(folder))
-    assert saved(folder / "checkpoints")[-1:] == ([] if stop_at < 3 else [done])
+    assert saved(folder / "checkpoints")[-1] == done
     assert run_of(folder, tiny_pipeline_folder)[0] is not None
     assert rows_of(folder) == rows_of(whole)
     then, now = (load_tensors(place(path / "checkpoints", 2)) for path in (whole, folder))

@@ -153,16 +153,30 @@ def test_the_time_left_counts_iterations_and_evaluations():
     settings = config(
         run={"iterations": 10, "samples_every": 100}, evaluation={"num_images": 52, "every": 4, "rewards": {"a": "x:y"}}
     )
-    # after 3: evaluations after 4 and 8, the last one, and the two pictures of the end
-    assert images_after(settings, 3, 10) == 3 * 52 + 2 * 24
-    assert images_after(settings, 4, 10) == 2 * 52 + 2 * 24
+    # after 3: evaluations after 4 and 8, and the last one, whose first images are the pictures; and perhaps of the base
+    assert images_after(settings, 3, 10, True) == 3 * 52
+    assert images_after(settings, 3, 10, False) == 4 * 52
+    assert images_after(settings, 4, 10, True) == 2 * 52
     pace = Pace(settings)
     pace.iterated(9.0)
     assert pace.expected(1, 10) == "about 81 s left: 9 iterations of 9.0 s, evaluations aside"
     pace.iterated(2.0)
     pace.iterated(4.0)
     pace.evaluated(50, 5.0)
-    assert pace.left(3, 10) == pytest.approx(7 * 3.0 + 204 * 0.1)  # the first iteration warmed up
+    assert pace.left(3, 10) == pytest.approx(7 * 3.0 + 208 * 0.1)  # the first iteration warmed up
+
+
+@pytest.mark.parametrize(
+    ("shown", "pictures"),
+    # after 5 of 10, with samples every 2 and evaluations every 4: at 6; at 6, 8 and the end
+    [(24, 24), (60, 3 * 60), (["a", "b"], 3 * 2)],
+)
+def test_pictures_that_are_drawn_on_their_own_are_counted(shown, pictures):
+    settings = config(
+        run={"iterations": 10, "samples_every": 2},
+        evaluation={"num_images": 52, "every": 4, "rewards": {"a": "x:y"}, "prompts_shown": shown},
+    )
+    assert images_after(settings, 5, 10, True) == 2 * 52 + pictures
 
 
 def test_with_a_budget_in_time_the_end_is_foreseen():

@@ -308,7 +308,7 @@ def test_the_columns_of_a_prompt_reach_rewards_in_training_and_evaluation(tmp_pa
     trainer.scorer.rewards = {"scenes_graded": reward_of("train")}
     trainer.held_out.rewards = {"mine": reward_of("evaluate")}
     trainer.iterate()
-    trainer._evaluate("average")
+    trainer.held_out.evaluate("average")
     assert [len(pairs) for pairs in seen.values()] == [12, 6]
     assert all(prompt == f"{row['count']} circles" for pairs in seen.values() for prompt, row in pairs)
 

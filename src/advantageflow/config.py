@@ -194,6 +194,11 @@ class EvaluationSettings(Section):
         """How many pictures are kept of each moment."""
         return self.prompts_shown if isinstance(self.prompts_shown, int) else len(self.prompts_shown)
 
+    @property
+    def shows_evaluated(self) -> bool:
+        """Whether these pictures are the first of those that are evaluated."""
+        return isinstance(self.prompts_shown, int) and self.prompts_shown <= self.num_images
+
 
 class RunSettings(Section):
     iterations: Count = 1000

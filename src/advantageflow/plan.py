@@ -172,8 +172,7 @@ def _cases_per_image(config: Config, iteration: int = 0) -> float:
 
 def evaluated_images(config: Config) -> int:
     """Drawn in all evaluations of a run and for its pictures."""
-    settings = config.evaluation
-    return settings.num_images + settings.number_shown + images_after(config, 0, config.run.iterations)
+    return images_after(config, 0, config.run.iterations, False)
 
 
 def forward_flops(facts: ModelFacts, config: Config) -> float:

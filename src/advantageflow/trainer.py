@@ -23,13 +23,12 @@ from advantageflow.advantages import combine_rewards, zero_variance_groups
 from advantageflow.config import Config, ConfigError
 from advantageflow.decay import decay_of
 from advantageflow.environment import peak_memory
-from advantageflow.evaluation import Evaluation
 from advantageflow.learner import Learner
 from advantageflow.learning import Scored
 from advantageflow.models.base import FlowModel
 from advantageflow.objectives.base import Method
 from advantageflow.pairs import Pair
-from advantageflow.policy import AHEAD, LORA_TARGETS, Policy, Role
+from advantageflow.policy import AHEAD, LORA_TARGETS, Policy
 from advantageflow.prompts import PromptSet
 from advantageflow.rewards import Reward
 from advantageflow.rewards.scoring import Scorer
@@ -77,7 +76,6 @@ class Trainer:
     ) -> None:
         self.config, self.directory, self.model, self.display = config, directory, model, display
         self.world, advance = world or World(), display.advance
-        self.held_out = HeldOut(config, directory, model, held_out_prompts, evaluated, display, self.world)
         self.method: Method = config.objective
         settings, seed = config.policy, address_seed(Stream.POLICY, config.seed)
         with torch.random.fork_rng():
@@ -92,6 +90,9 @@ class Trainer:
             slow=(*self.method.slow, *[AHEAD] * config.rollout.ahead),
             critic=critic.to(model.device) if critic is not None else None,
         )
+        self.held_out = HeldOut(
+            config, directory, model, self.policy, held_out_prompts, evaluated, display, self._timed, self.world
+        )
         self.decays = {"rollout": decay_of(settings.rollout_decay, settings.rollout_every), **self.method.slow}
         self.learner = Learner(config, model, self.policy, self.method, rewards, advance, self.world)
         limits = config.scoring
@@ -100,7 +101,6 @@ class Trainer:
             config, model, self.policy, self.method, train_prompts, pairs, self.scorer, advance, self.world
         )
         self.iteration = 0
-        self.before: dict[str, Any] | None = None
         self.evaluation: dict[str, Any] | None = None  # of the weights as they are now
         self.watch = Watch(config)
         state = (model, self.policy, self.learner.optimizer, self.learner.scaler)
@@ -124,7 +124,7 @@ class Trainer:
             return self._run()
         except AskedToStopError:
             self._undo()
-            if self.before is not None and self.keeper.saved != self.iteration:
+            if self.keeper.saved != self.iteration:
                 self._save()
             self.directory.export(self.iteration)
             self.world.share(lambda: None)  # no process ends before the first has saved
@@ -134,21 +134,16 @@ class Trainer:
         writer = MetricsWriter(self.directory)
         if not self.done:
             self.directory.unfinish()
-        if self.before is None or not self.held_out.knows_base:
-            self.before = self.held_out.keep_base(self._evaluate("reference"))
-            if self.iteration == 0:
-                self._draw_samples("reference")
-            self._save()
         while not self.done:
             self._begin()
             row = self.iterate()
             if self.config.evaluation.is_due(self.iteration) and not self.done:
-                row |= self._evaluate_policy()
+                row |= self._evaluate()
             self._begun = None
             writer.write(row)
             self.watch.see(row)
             self.display.iteration_done(row)
-            if self.iteration % self.config.run.samples_every == 0:
+            if self.iteration % self.config.run.samples_every == 0 and not self.done:
                 self._draw_samples()
             last = self.done or self.watch.stops
             if last or self.evaluation or self.keeper.is_time(self.iteration):
@@ -156,7 +151,7 @@ class Trainer:
             if last or self.evaluation:
                 self.directory.export(self.iteration)
             if self.evaluation:
-                self.held_out.draw_curve(self.before, self.evaluation, self._training_seconds())
+                self.held_out.draw_curve(self.evaluation, self._training_seconds())
             for warning in self.watch.warnings():
                 self.display.warn(warning)
             if self.watch.stops:
@@ -191,6 +186,7 @@ class Trainer:
                 self.policy.update(role, decay(self.learner.optimizer_step))
 
         self.evaluation = None
+        self.held_out.forget_pictures()
         self.seconds = self.world.share(lambda: self.seconds)  # all go by the first one's clock
         row = {
             "iteration": self.iteration,
@@ -217,35 +213,27 @@ class Trainer:
         if self._begun is None:
             return
         (record, weights), self._begun = self._begun, None
-        self._restore(record)
+        self._restore({**record, "before": self.held_out.before})  # the base model is what it was
         if weights is not None:
             self.keeper.put_back(weights)
 
-    def _evaluate(self, role: Role, shown: bool = False) -> Evaluation:
-        """Of the held-out prompts, or of those whose pictures are shown."""
-        count = self.config.evaluation.number_shown if shown else self.config.evaluation.num_images
-        with self._timed("evaluating", count), self.policy.acting_as(role) as transformer:
-            return self.held_out.evaluate(transformer, shown)
-
-    def _evaluate_policy(self) -> dict[str, Any]:
+    def _evaluate(self) -> dict[str, Any]:
         """What a row holds of an evaluation."""
-        found = self.held_out.compare(self._evaluate("average"), self.iteration)
+        found = self.held_out.compare(self.iteration)
         self.evaluation = found["evaluation"]
         return found
 
-    def _draw_samples(self, role: Role = "average") -> Evaluation:
-        drawn = self._evaluate(role, shown=True)
-        self.directory.write_samples(self.iteration, drawn)
-        return drawn
+    def _draw_samples(self) -> None:
+        self.directory.write_samples(self.iteration, self.held_out.pictures("average"))
 
     def _finish(self) -> dict[str, Any]:
-        found = self._evaluate_policy()
-        first, last = self._evaluate("reference", shown=True), self._draw_samples()
-        self.directory.write_before_after(first, last)
+        found = self._evaluate()
+        self._draw_samples()
+        self.directory.write_before_after(self.held_out.pictures("reference"), self.held_out.pictures("average"))
         self._save()
         self.directory.export(self.iteration)
         summary = {
-            "before": self.before,
+            "before": self.held_out.before,
             "after": found["evaluation"],
             "difference": found["difference"],
             "iterations": self.iteration,
@@ -253,7 +241,7 @@ class Trainer:
             "peak_memory": peak_memory(self.model.device),
             "batch_size": self.model.fits.agreed(self.world),
         }
-        self.held_out.draw_curve(self.before, found["evaluation"], self._training_seconds())
+        self.held_out.draw_curve(found["evaluation"], self._training_seconds())
         self.directory.write_summary(summary)
         return summary
 
@@ -274,14 +262,14 @@ class Trainer:
             "iteration": self.iteration,
             "optimizer_step": self.learner.optimizer_step,
             "spikes": self.learner.spikes.state(),
-            "before": self.before,
+            "before": self.held_out.before,
             "evaluation": self.evaluation,
             "seconds": dict(self.seconds),
         }
 
     def _restore(self, record: Mapping[str, Any]) -> None:
         self.iteration, self.learner.optimizer_step = record["iteration"], record["optimizer_step"]
-        self.before, self.evaluation = record["before"], record.get("evaluation")
+        self.held_out.before, self.evaluation = record["before"], record.get("evaluation")
         self.seconds = record["seconds"]
         self.learner.spikes.load(record.get("spikes", {}))
 
@@ -292,9 +280,11 @@ class Trainer:
         record = self.keeper.resume()
         if record is not None:
             self._restore(record)
-            self.display.resumed(self.iteration)
+            self.display.resumed(self.iteration, self.held_out.before is not None)
         self.directory.keep_metrics(self.iteration)
         self.watch.restore(self.world.share(self.directory.metrics))
         drawn = self.iteration % self.config.run.samples_every == 0
         if record is not None and drawn and not self.world.share(lambda: self.directory.has_samples(self.iteration)):
-            self._draw_samples("average" if self.iteration else "reference")  # it was stopped before
+            self._draw_samples()  # it was stopped before
+        if record is None:
+            self._save()

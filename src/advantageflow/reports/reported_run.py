@@ -19,7 +19,7 @@ from advantageflow.run.stored import DamagedError
 
 @dataclass(frozen=True)
 class ReportedRun:
-    """What a run's folder tells; `points` starts with the base model."""
+    """What a run's folder tells; `points` starts with the base model, and is empty before the first evaluation."""
 
     name: str
     config: Config
@@ -33,7 +33,8 @@ class ReportedRun:
     @property
     def labels(self) -> list[str]:
         """Of the held-out scores; the first goes by task."""
-        return [label for label in self.points[0].scores if label != "tasks"]
+        known = self.points[0].scores if self.points else self.config.evaluation.rewards
+        return [label for label in known if label != "tasks"]
 
     @property
     def method(self) -> str:

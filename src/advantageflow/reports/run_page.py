@@ -52,7 +52,7 @@ def sentence(run: ReportedRun) -> str:
     count, seconds = len(run.rows), run.rows[-1]["seconds/training"]
     took = f"{counted(count)} and {duration(seconds)}"
     text = f"{method} trained the model {config.model.path} on {_learned(config)} for {took}. "
-    if len(run.points) == 1:
+    if len(run.points) < 2:
         return text + "It has not finished, and was not evaluated on held-out prompts yet."
     first, last = run.points[0].scores, run.points[-1].scores
     changes = [f"{label} {_moved(first[label], last[label])}" for label in run.labels]
@@ -87,11 +87,11 @@ def headline(run: ReportedRun) -> dict[str, Any]:
 
     The difference to the base model is "value", "low" and "high", and None also in runs that did not record it.
     """
-    label, last = run.labels[0], run.points[-1]
-    difference = last.difference.get(label)
+    label, points = run.labels[0], run.points
+    difference = points[-1].difference.get(label) if points else None
     return {
         "label": label,
-        "before": run.points[0].scores[label],
-        "after": last.scores[label] if len(run.points) > 1 else None,
+        "before": points[0].scores[label] if points else None,
+        "after": points[-1].scores[label] if len(points) > 1 else None,
         "difference": difference if difference and difference["low"] is not None else None,
     }

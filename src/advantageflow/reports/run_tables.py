@@ -18,7 +18,7 @@ def task_table(runs: Sequence[ReportedRun]) -> list[dict[str, Any]]:
     Widths are percent of a track that ends at 1, or at the label's largest value where that is not a share.
     """
     labels = dict.fromkeys(label for run in runs for label in run.labels)
-    tasks = dict.fromkeys(task for run in runs for task in run.points[0].scores["tasks"])
+    tasks = dict.fromkeys(task for run in runs for point in run.points[:1] for task in point.scores["tasks"])
     first, *others = [_score_row(runs, label, ()) for label in labels]
     by_task = [_score_row(runs, task, ("tasks",)) for task in tasks] if len(tasks) > 1 else []
     for rows in ([first, *by_task], *([row] for row in others)):
@@ -34,7 +34,7 @@ def _score_row(runs: Sequence[ReportedRun], name: str, inside: Sequence[str]) ->
 
     cells = [
         {
-            "before": pick(run.points[0].scores),
+            "before": pick(run.points[0].scores) if run.points else None,
             "after": pick(run.points[-1].scores) if len(run.points) > 1 else None,
         }
         for run in runs

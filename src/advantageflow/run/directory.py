@@ -262,8 +262,9 @@ class RunDirectory:
         found = saved(self.checkpoints)
         return record_of(self.checkpoints, found[-1]) if found else {}
 
-    def before(self) -> dict[str, Any]:
-        """The base model's held-out scores in a run that is not finished, from its last checkpoint.
+    def before(self) -> dict[str, Any] | None:
+        """The base model's held-out scores in a run that is not finished, from its last checkpoint; None before the
+        run's first evaluation.
 
         Raises:
             ConfigError: there is none; or DamagedError, it is damaged.
@@ -272,8 +273,9 @@ class RunDirectory:
         if not iterations:
             raise ConfigError(f"{self.path} has neither a summary nor a checkpoint; train it again")
         file = place(self.checkpoints, iterations[-1]) / "state.json"
-        before: dict[str, Any] = read_object(file, {"before": dict})["before"]
-        check_scores(before, f"{file}, before,")
+        before: dict[str, Any] | None = read_object(file, {"before": (dict, type(None))})["before"]
+        if before is not None:
+            check_scores(before, f"{file}, before,")
         return before
 
     def export(self, iteration: int) -> None:

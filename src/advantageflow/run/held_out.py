@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
-
-from torch import nn
 
 from advantageflow.config import Config
 from advantageflow.evaluation import Evaluation, evaluate
 from advantageflow.models.base import FlowModel
+from advantageflow.policy import Policy, Role
 from advantageflow.prompts import PromptSet, shown_prompts
 from advantageflow.rewards import Reward
 from advantageflow.run.directory import RunDirectory
@@ -26,6 +26,7 @@ class HeldOut:
     Args:
         directory: its folder, in which the base model's score of every image is kept for a run that is resumed.
         rewards: label -> function.
+        timed: (stage, number of images) -> what its time is taken in.
         world: the processes that share the work.
     """
 
@@ -34,52 +35,62 @@ class HeldOut:
         config: Config,
         directory: RunDirectory,
         model: FlowModel,
+        policy: Policy,
         prompts: PromptSet,
         rewards: Mapping[str, Reward],
         display: Display,
+        timed: Callable[[str, int], AbstractContextManager[None]],
         world: World,
     ) -> None:
-        self.config, self.model, self.prompts, self.rewards = config, model, prompts, rewards
+        self.config, self.model, self.policy, self.prompts, self.rewards = config, model, policy, prompts, rewards
         self.directory, self.display, self.advance, self.world = directory, display, display.advance, world
+        self.timed = timed
         self.shown_prompts = shown_prompts(config.evaluation, prompts)
+        self.before: dict[str, Any] | None = None  # the base model's scores, once they are known
+        self._pictures: dict[Role, Evaluation] = {}
 
-    def evaluate(self, transformer: nn.Module, shown: bool = False) -> Evaluation:
+    def evaluate(self, role: Role, shown: bool = False) -> Evaluation:
         """Draw and score the run's held-out images, or those that it shows."""
         settings = self.config.evaluation
-        return evaluate(
-            self.model,
-            transformer,
-            self.shown_prompts if shown else self.prompts,
-            self.rewards,
-            num_images=settings.number_shown if shown else settings.num_images,
-            num_inference_steps=settings.num_inference_steps,
-            guidance_scale=settings.guidance_scale,
-            batch_size=self.config.rollout.batch_size,
-            attempts=self.config.scoring.attempts,
-            timeout=self.config.scoring.timeout,
-            advance=self.advance,
-            keep_images=shown,
-            world=self.world,
-        )
+        count = settings.number_shown if shown else settings.num_images
+        with self.timed("evaluating", count), self.policy.acting_as(role) as transformer:
+            return evaluate(
+                self.model,
+                transformer,
+                self.shown_prompts if shown else self.prompts,
+                self.rewards,
+                num_images=count,
+                num_inference_steps=settings.num_inference_steps,
+                guidance_scale=settings.guidance_scale,
+                batch_size=self.config.rollout.batch_size,
+                attempts=self.config.scoring.attempts,
+                timeout=self.config.scoring.timeout,
+                advance=self.advance,
+                keep=settings.number_shown if shown or settings.shows_evaluated else 0,
+                world=self.world,
+            )
 
-    @property
-    def knows_base(self) -> bool:
-        """Whether the base model's scores were kept; runs of early versions did not."""
-        return self.world.share(self.directory.base_scores.exists)
+    def pictures(self, role: Role) -> Evaluation:
+        """What is shown of the weights as they are now; drawn only where no evaluation has drawn it."""
+        if role not in self._pictures:
+            self._pictures[role] = self.evaluate(role, shown=True)
+        return self._pictures[role]
 
-    def keep_base(self, base: Evaluation) -> dict[str, Any]:
-        """Write down the base model's score of every image, and say its mean; its summary."""
-        scores = {label: values.tolist() for label, values in base.by_image.items()}
-        self.directory.write_base_scores(scores)
-        self.display.evaluated(0, base.scores, None)
-        return base.summary()
+    def forget_pictures(self) -> None:
+        """The trained weights have changed."""
+        self._pictures.pop("average", None)
 
-    def compare(self, found: Evaluation, iteration: int) -> dict[str, Any]:
+    def compare(self, iteration: int) -> dict[str, Any]:
         """The "evaluation" of the weights after so many iterations and its "difference" to the base model's; said.
+
+        Before the first, the base model is evaluated, which is frozen: no iteration has to wait for it.
 
         Raises:
             DamagedError: the base model's scores are not whole.
         """
+        if self.before is None or not self.world.share(self.directory.base_scores.exists):  # as in early versions
+            self._evaluate_base()
+        found = self._evaluated("average")
         base = self.world.share(self._base)
         difference = {
             label: paired_difference(values.tolist(), base[label]).plain() for label, values in found.by_image.items()
@@ -87,9 +98,24 @@ class HeldOut:
         self.display.evaluated(iteration, found.scores, difference)
         return {"evaluation": found.summary(), "difference": difference}
 
-    def draw_curve(self, before: Mapping[str, Any] | None, after: Mapping[str, Any], seconds: float) -> None:
+    def draw_curve(self, after: Mapping[str, Any], seconds: float) -> None:
         """The run's curve up to now, after so many seconds of training."""
-        self.directory.draw_curve({"before": before, "after": after, "seconds": {"training": seconds}})
+        self.directory.draw_curve({"before": self.before, "after": after, "seconds": {"training": seconds}})
+
+    def _evaluate_base(self) -> None:
+        """Write down its pictures and its score of every image, and say the mean."""
+        found = self._evaluated("reference")
+        if not self.world.share(lambda: self.directory.has_samples(0)):
+            self.directory.write_samples(0, self.pictures("reference"))
+        self.directory.write_base_scores({label: values.tolist() for label, values in found.by_image.items()})
+        self.display.evaluated(0, found.scores, None)
+        self.before = found.summary()
+
+    def _evaluated(self, role: Role) -> Evaluation:
+        found, settings = self.evaluate(role), self.config.evaluation
+        if settings.shows_evaluated:
+            self._pictures[role] = found.first(settings.number_shown)
+        return found
 
     def _base(self) -> dict[str, list[float]]:
         file = self.directory.base_scores

@@ -16,6 +16,7 @@ class Pace:
         self._config = config
         self._iterations: list[float] = []
         self._images, self._evaluating = 0, 0.0
+        self.knows_base = False
 
     def iterated(self, seconds: float) -> None:
         self._iterations.append(seconds)
@@ -49,7 +50,7 @@ class Pace:
 
     def left(self, done: int, last: int) -> float:
         """Seconds from `done` iterations to the end, with evaluations if one was measured."""
-        images = images_after(self._config, done, last)
+        images = images_after(self._config, done, last, self.knows_base)
         return (last - done) * self._each + images * self._evaluating / max(self._images, 1)
 
     def told(self, last: int) -> str:
@@ -61,16 +62,25 @@ class Pace:
         left = f"about {duration(self.left(done, last))} left: {last - done} iterations of {duration(self._each)}"
         if not self._images:
             return f"{left}, evaluations aside"
-        images = images_after(self._config, done, last)
+        images = images_after(self._config, done, last, self.knows_base)
         return f"{left}, and {images} evaluated images in {duration(images * self._evaluating / self._images)}"
 
 
-def images_after(config: Config, done: int, last: int) -> int:
-    """Images that are drawn in the evaluations, and for the pictures, of iterations `done` + 1 to `last`, the end."""
+def images_after(config: Config, done: int, last: int, knows_base: bool) -> int:
+    """Images that are drawn in the evaluations, and for the pictures, of iterations `done` + 1 to `last`, the end.
+
+    Args:
+        knows_base: whether the base model was evaluated before.
+    """
     settings, samples = config.evaluation, config.run.samples_every
-    between = (last - 1) // settings.every - done // settings.every if settings.every else 0
-    pictures = last // samples - done // samples + 2
-    return (max(between, 0) + 1) * settings.num_images + pictures * settings.number_shown
+
+    def between(every: int) -> int:
+        return max(0, (last - 1) // every - done // every) if every else 0
+
+    ends = 1 + (not knows_base)
+    pictures = between(samples)
+    pictures += -between(math.lcm(samples, settings.every)) if settings.shows_evaluated else ends
+    return (between(settings.every) + ends) * settings.num_images + pictures * settings.number_shown
 
 
 def duration(seconds: float) -> str:

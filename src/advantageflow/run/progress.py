@@ -155,8 +155,9 @@ class Display:
     ) -> None:
         self._bars.__exit__(kind, error, traceback)
 
-    def resumed(self, iteration: int) -> None:
-        """Start the run's bar at the iterations that an earlier process did."""
+    def resumed(self, iteration: int, knows_base: bool) -> None:
+        """Start the run's bar at the iterations that an earlier process did; it may have evaluated the base model."""
+        self._pace.knows_base = knows_base
         self._bars.update(self._run, done=iteration)
 
     def stage(self, name: str, total: int) -> None:
@@ -185,6 +186,7 @@ class Display:
         """A line about held-out scores after so many iterations; of the base model, where there is no difference."""
         label = self._score
         if difference is None:
+            self._pace.knows_base = True
             self.say(f"base model: {label} {number(scores[label])}")
         else:
             self.say(f"iteration {iteration}: {label} {number(scores[label])} ({change(difference[label])})")
