@@ -45,12 +45,10 @@ def test_every_evaluation_is_said_written_and_drawn(tmp_path, tiny_pipeline_fold
     trainer.display.evaluated = lambda *what: said.append(what)
     evaluate, kept = trainer.held_out.evaluate, []
 
-    def keeping(role, shown=False):
+    def keeping(role):
         drawn.append(trainer.directory.curve.exists())
-        if not shown:
-            kept.append(evaluate(role))
-            return kept[-1]
-        return evaluate(role, shown)
+        kept.append(evaluate(role))
+        return kept[-1]
 
     trainer.held_out.evaluate = keeping
     summary = trainer.run()
@@ -80,9 +78,10 @@ def test_a_resumed_run_has_the_differences_of_an_undisturbed_one(tmp_path, tiny_
     again = make_trainer(make_config(**SETTINGS), tmp_path / "run", tiny_pipeline_folder)
     evaluated = []
     evaluate = again.held_out.evaluate
-    again.held_out.evaluate = lambda role, shown=False: evaluated.append((role, shown)) or evaluate(role, shown)
+    again.held_out.evaluate = lambda role: evaluated.append(role) or evaluate(role)
     assert again.run()["difference"] == expected
-    assert ("reference", False) not in evaluated
+    assert evaluated
+    assert "reference" not in evaluated
     rows = [[row.get("difference") for row in run.metrics()] for run in (whole.directory, directory)]
     assert rows[0] == rows[1]
 
@@ -149,15 +148,16 @@ def test_no_iteration_waits_for_the_base_and_a_run_killed_before_it_was_evaluate
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_pictures_are_those_that_were_evaluated_to_the_bit(tmp_path, tiny_pipeline_folder):
-    held_out = make_trainer(make_config(**SETTINGS), tmp_path / "run", tiny_pipeline_folder).held_out
-    drawn = held_out.evaluate("average", shown=True)
-    held_out.compare(0)
-    for role in ("reference", "average"):
-        found = held_out.pictures(role)
-        assert torch.equal(found.images, drawn.images)
-        assert found.prompts == drawn.prompts
-        assert all(torch.equal(found.by_image[label], values) for label, values in drawn.by_image.items())
+def test_pictures_that_are_drawn_alone_are_those_that_were_evaluated_to_the_bit(tmp_path, tiny_pipeline_folder):
+    alone, together = (
+        make_trainer(make_config(**SETTINGS), tmp_path / name, tiny_pipeline_folder).held_out for name in "ab"
+    )
+    scores = together.evaluate("average").by_image
+    drawn, found = alone.pictures("average"), together.pictures("average")
+    assert torch.equal(found.images, drawn.images)
+    assert found.prompts == drawn.prompts
+    assert all(torch.equal(scores[label][:3], values) for label, values in drawn.by_image.items())
+    assert [len(values) for values in scores.values()] == [6, 6]
 
 
 @pytest.mark.parametrize("iterations", [1, 3])

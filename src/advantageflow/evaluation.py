@@ -45,10 +45,12 @@ class Evaluation:
                 found.setdefault(task, []).append(value)
         return {task: sum(part) / len(part) for task, part in found.items()}
 
-    def first(self, count: int) -> Evaluation:
-        """Of so many images alone, the first."""
-        by_image = {label: values[:count] for label, values in self.by_image.items()}
-        return Evaluation(self.prompts[:count], self.prompt_tasks[:count], self.images[:count], by_image)
+    def and_then(self, other: Evaluation) -> Evaluation:
+        """With others after these, whose images are not kept."""
+        by_image = {label: torch.cat([values, other.by_image[label]]) for label, values in self.by_image.items()}
+        return Evaluation(
+            self.prompts + other.prompts, self.prompt_tasks + other.prompt_tasks, torch.empty(0), by_image
+        )
 
     def summary(self) -> dict[str, Any]:
         return {**self.scores, "tasks": self.tasks}
@@ -70,7 +72,7 @@ def evaluate(
     attempts: int = 1,
     timeout: float | None = None,
     advance: Callable[[int], None] | None = None,
-    keep: int | None = None,
+    keep_images: bool = True,
     world: World | None = None,
 ) -> Evaluation:
     """Draw images number `first` to `first + num_images - 1` with the Euler solver; score them by every reward, if any.
@@ -79,11 +81,10 @@ def evaluate(
         rewards: label -> function.
         negative_prompt: what guidance leads away from.
         seed: of the order of prompts and the noise.
-        keep: so many of the first images are returned; None is for all.
+        keep_images: whether the images are returned; else there are none.
         world: the processes that share the work; all get the same. By default there is no other.
     """
     world = world or World()
-    kept = num_images if keep is None else keep
     chosen = prompts.draw(first, num_images, seed)
     texts = [prompts.texts[i] for i in chosen]
     scorer = Scorer(rewards, attempts=attempts, timeout=timeout, world=world)
@@ -104,9 +105,14 @@ def evaluate(
     ):
         drawn = model.decode(batch.x0).cpu()
         scorer.submit(drawn, [texts[i] for i in numbers], [prompts.metadata[chosen[i]] for i in numbers], numbers.start)
-        if numbers.start < kept:
-            images[numbers.start] = drawn[: kept - numbers.start].clone()  # the others need not be held
+        if keep_images:
+            images[numbers.start] = drawn
         if advance:
             advance(len(numbers) * world.size)
-    by_image, tasks = scorer.results(), [prompts.tasks[i] for i in chosen]
-    return Evaluation(texts, tasks, torch.cat(world.exchange(images)) if kept else torch.empty(0), by_image)
+    by_image = scorer.results()
+    return Evaluation(
+        prompts=texts,
+        prompt_tasks=[prompts.tasks[i] for i in chosen],
+        images=torch.cat(world.exchange(images)) if keep_images else torch.empty(0),
+        by_image=by_image,
+    )

@@ -11,9 +11,9 @@ from advantageflow.studies.record import SIGNS
 
 
 def score_charts(runs: Sequence[ReportedRun], per_unit: float) -> list[Chart]:
-    """Held-out scores, one chart per label, and the training rewards."""
+    """Held-out scores, one chart per label, and the training rewards; no scores before the first evaluation."""
     charts = []
-    for label in dict.fromkeys(label for run in runs for label in run.labels):
+    for label in dict.fromkeys(label for run in runs if run.points for label in run.labels):
         traces = [
             trace_of(
                 run.name,
@@ -24,6 +24,7 @@ def score_charts(runs: Sequence[ReportedRun], per_unit: float) -> list[Chart]:
                 markers=True,
             )
             for index, run in enumerate(runs)
+            if run.points
         ]
         charts.append(chart_of(f"Held-out {label}", "Mean over held-out prompts, same noise each time.", traces))
     about = "Mean over an iteration's images, on the training prompts."

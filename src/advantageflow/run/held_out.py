@@ -49,32 +49,46 @@ class HeldOut:
         self.before: dict[str, Any] | None = None  # the base model's scores, once they are known
         self._pictures: dict[Role, Evaluation] = {}
 
-    def evaluate(self, role: Role, shown: bool = False) -> Evaluation:
-        """Draw and score the run's held-out images, or those that it shows."""
+    def evaluate(self, role: Role) -> Evaluation:
+        """Draw and score the run's held-out images.
+
+        Those that are shown are drawn first and on their own, so that they are the same where they are drawn alone.
+        """
         settings = self.config.evaluation
-        count = settings.number_shown if shown else settings.num_images
+        if not settings.shows_evaluated:
+            return self._draw(role, self.prompts, 0, settings.num_images, keep_images=False)
+        shown, rest = self.pictures(role), settings.num_images - settings.number_shown
+        if not rest:
+            return shown
+        return shown.and_then(self._draw(role, self.prompts, settings.number_shown, rest, keep_images=False))
+
+    def pictures(self, role: Role) -> Evaluation:
+        """What is shown of the weights as they are now; drawn once."""
+        if role not in self._pictures:
+            prompts = self.prompts if self.config.evaluation.shows_evaluated else self.shown_prompts
+            count = self.config.evaluation.number_shown
+            self._pictures[role] = self._draw(role, prompts, 0, count, keep_images=True)
+        return self._pictures[role]
+
+    def _draw(self, role: Role, prompts: PromptSet, first: int, count: int, keep_images: bool) -> Evaluation:
+        settings = self.config.evaluation
         with self.timed("evaluating", count), self.policy.acting_as(role) as transformer:
             return evaluate(
                 self.model,
                 transformer,
-                self.shown_prompts if shown else self.prompts,
+                prompts,
                 self.rewards,
                 num_images=count,
+                first=first,
                 num_inference_steps=settings.num_inference_steps,
                 guidance_scale=settings.guidance_scale,
                 batch_size=self.config.rollout.batch_size,
                 attempts=self.config.scoring.attempts,
                 timeout=self.config.scoring.timeout,
                 advance=self.advance,
-                keep=settings.number_shown if shown or settings.shows_evaluated else 0,
+                keep_images=keep_images,
                 world=self.world,
             )
-
-    def pictures(self, role: Role) -> Evaluation:
-        """What is shown of the weights as they are now; drawn only where no evaluation has drawn it."""
-        if role not in self._pictures:
-            self._pictures[role] = self.evaluate(role, shown=True)
-        return self._pictures[role]
 
     def forget_pictures(self) -> None:
         """The trained weights have changed."""
@@ -90,7 +104,7 @@ class HeldOut:
         """
         if self.before is None or not self.world.share(self.directory.base_scores.exists):  # as in early versions
             self._evaluate_base()
-        found = self._evaluated("average")
+        found = self.evaluate("average")
         base = self.world.share(self._base)
         difference = {
             label: paired_difference(values.tolist(), base[label]).plain() for label, values in found.by_image.items()
@@ -104,18 +118,12 @@ class HeldOut:
 
     def _evaluate_base(self) -> None:
         """Write down its pictures and its score of every image, and say the mean."""
-        found = self._evaluated("reference")
+        found = self.evaluate("reference")
         if not self.world.share(lambda: self.directory.has_samples(0)):
             self.directory.write_samples(0, self.pictures("reference"))
         self.directory.write_base_scores({label: values.tolist() for label, values in found.by_image.items()})
         self.display.evaluated(0, found.scores, None)
         self.before = found.summary()
-
-    def _evaluated(self, role: Role) -> Evaluation:
-        found, settings = self.evaluate(role), self.config.evaluation
-        if settings.shows_evaluated:
-            self._pictures[role] = found.first(settings.number_shown)
-        return found
 
     def _base(self) -> dict[str, list[float]]:
         file = self.directory.base_scores

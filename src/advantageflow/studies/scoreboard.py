@@ -63,7 +63,7 @@ def score_images(
         count = min(BLOCK * world.size, num_images - len(rows))
         found = evaluate(
             model, transformer, prompts, rewards, num_images=count, first=len(rows), advance=advance,
-            keep=0 if rows else None, world=world, **options,
+            keep_images=not rows, world=world, **options,
         )  # fmt: skip
         new = [
             {
