@@ -197,7 +197,7 @@ def test_an_image_that_does_not_fit_is_one_sentence(tmp_path, tiny_pipeline_fold
 def test_an_evaluation_is_cut_too(tmp_path, tiny_pipeline_folder, monkeypatch):
     pictures = []
     for most in (100, 4):
-        trainer = make_trainer(make_config(), tmp_path / str(most), tiny_pipeline_folder)
+        trainer = make_trainer(make_config(evaluation={"prompts_shown": ["a circle"]}), tmp_path / str(most), tiny_pipeline_folder)
         lines = told_by(trainer)
         limit(monkeypatch, trainer.model, most)
         pictures.append(trainer.held_out.evaluate("reference").by_image["graded"])
@@ -210,13 +210,13 @@ def test_auto_says_and_writes_down_what_it_chose(tmp_path, tiny_pipeline_folder,
     roomy = make_trainer(make_config(**sections), tmp_path / "roomy", tiny_pipeline_folder)
     lines = told_by(roomy)
     summary = roomy.run()
-    assert summary["batch_size"] == {"evaluating": 6, "learning": 24, "sampling": 12}
+    assert summary["batch_size"] == {"evaluating": 3, "learning": 24, "sampling": 12}
     assert [line for line in lines if "learning" in line] == ["learning 24 at once (batch_size: auto)"]
     narrow = make_trainer(make_config(**sections), tmp_path / "narrow", tiny_pipeline_folder)
     lines = told_by(narrow)
     limit(monkeypatch, narrow.model, 8)
     summary = narrow.run()
-    assert summary["batch_size"] == {"evaluating": 6, "learning": 3, "sampling": 6}
+    assert summary["batch_size"] == {"evaluating": 3, "learning": 3, "sampling": 6}
     assert sum("learning" in line for line in lines) == 1
     plain = make_trainer(make_config(), tmp_path / "plain", tiny_pipeline_folder)
     assert plain.run()["batch_size"] == {}  # the settings say it all
