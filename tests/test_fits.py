@@ -197,7 +197,9 @@ def test_an_image_that_does_not_fit_is_one_sentence(tmp_path, tiny_pipeline_fold
 def test_an_evaluation_is_cut_too(tmp_path, tiny_pipeline_folder, monkeypatch):
     pictures = []
     for most in (100, 4):
-        trainer = make_trainer(make_config(evaluation={"prompts_shown": ["a circle"]}), tmp_path / str(most), tiny_pipeline_folder)
+        trainer = make_trainer(
+            make_config(evaluation={"prompts_shown": ["a circle"]}), tmp_path / str(most), tiny_pipeline_folder
+        )
         lines = told_by(trainer)
         limit(monkeypatch, trainer.model, most)
         pictures.append(trainer.held_out.evaluate("reference").by_image["graded"])
