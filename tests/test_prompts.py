@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 
 from advantageflow.config import ConfigError, PromptSettings
@@ -19,6 +20,16 @@ def test_a_draw_depends_on_its_position_and_seed_alone():
     prompts = load_prompts("scenes:train")
     assert prompts.draw(0, 40, 0)[25:] == prompts.draw(25, 15, 0)
     assert prompts.draw(0, 40, 0) != prompts.draw(0, 40, 1)
+
+
+def test_a_large_set_is_shuffled_once_a_round(monkeypatch):
+    shuffled, generator = [], np.random.default_rng
+    monkeypatch.setattr("numpy.random.default_rng", lambda seed: shuffled.append(seed) or generator(seed))
+    prompts = PromptSet(tuple(map(str, range(5000))), ("all",) * 5000)
+    drawn = [number for start in range(0, 7000, 50) for number in prompts.draw(start, 50, 4321)]
+    assert len(shuffled) == 2
+    assert sorted(drawn[:5000]) == [*range(5000)]
+    assert len({*drawn[5000:]}) == 2000
 
 
 def test_a_text_file_has_one_prompt_a_line_and_keeps_the_first_of_equal_ones(tmp_path):

@@ -7,11 +7,12 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from advantageflow.config import EvaluationSettings, PromptSettings
 from advantageflow.errors import ConfigError, shown
@@ -25,6 +26,12 @@ LISTED = 5  # prompts that a reward cannot use
 HELD_OUT_SHARE, MOST_HELD_OUT = 0.1, 500  # where nothing is said; an evaluation draws 480 images
 SUFFIXES = ", ".join(suffix for suffix in FORMATS if suffix)
 SETS = "scenes:train, words:train, geneval:COUNT, ocr:COUNT, hub:OWNER/NAME"
+
+
+@lru_cache(maxsize=64)  # a prompt after the other is drawn from one order, and a set may have a million
+def _order(size: int, *address: int) -> NDArray[np.int64]:
+    """In which a round draws the prompts of a task."""
+    return np.random.default_rng(address_seed(Stream.PROMPTS, *address)).permutation(size)
 
 
 @dataclass(frozen=True)
@@ -82,10 +89,7 @@ class PromptSet:
             turn, which = divmod(position, len(tasks))
             indices = tasks[which]
             epoch, place = divmod(turn, len(indices))
-            order = np.random.default_rng(address_seed(Stream.PROMPTS, *address, which, epoch)).permutation(
-                len(indices)
-            )
-            chosen.append(indices[order[place]])
+            chosen.append(indices[_order(len(indices), *address, which, epoch)[place]])
         return chosen
 
     def split(self, share: float, seed: int) -> tuple[PromptSet, PromptSet]:
