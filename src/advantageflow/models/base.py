@@ -314,8 +314,8 @@ class FlowModel(ABC):
         Raises:
             NonFiniteError: a picture is NaN or infinite, so that no reward, grid or file ever has one.
         """
-        most = DECODED_AT_ONCE if self.device.type == "cpu" else len(latents)
-        return torch.cat([self._in_parts("decoding", part, self.decode_with_gradient) for part in latents.split(most)])
+        parts = latents.split(DECODED_AT_ONCE if self.device.type == "cpu" else len(latents))
+        return torch.cat([self._in_parts("decoding", part, self.decode_with_gradient) for part in parts])
 
     def decode_with_gradient(self, latents: Tensor) -> Tensor:
         """`decode`, differentiable where a latent has a gradient.
@@ -327,13 +327,11 @@ class FlowModel(ABC):
         if not (torch.is_grad_enabled() and latents.requires_grad):
             with self._awake(vae):
                 images = self.decode_latents(latents)
-        elif self.settings.vae_slicing:
-            vae.to(self.device)
-            parts = [checkpoint(self.decode_latents, part, use_reentrant=False) for part in latents.split(1)]
-            images = torch.cat(parts)
         else:
             vae.to(self.device)
-            images = self.decode_latents(latents)
+            parts = latents.split(1) if self.settings.vae_slicing else ()
+            again = [checkpoint(self.decode_latents, part, use_reentrant=False) for part in parts]
+            images = torch.cat(again) if again else self.decode_latents(latents)
         finite = torch.isfinite(images.flatten(1)).all(1)  # before the clamp, which makes 1 of infinity
         if not finite.all():
             where = "decoder" if torch.isfinite(latents).all() else "network"
