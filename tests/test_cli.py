@@ -127,7 +127,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(finished):
 @pytest.mark.parametrize(
     ("body", "message", "begun"),
     [
-        ("return [1.0]", "returned 1 values for 6 images", False),  # right for the one picture of the trial
+        ("return [1.0]", "returned 1 values for 6 images", True),  # right for the one picture of the trial
         # right until a prompt comes twice in a row, which is while training
         ("return [1.0] * (len(prompts) - (prompts[:1] == prompts[1:2]))", "returned 5 values for 6 images", True),
         ("return [float('nan')] * len(prompts)", "returned nan for sample 0", False),
