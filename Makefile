@@ -4,13 +4,16 @@ RECIPE ?= scenes
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: train test lint wheel
+.PHONY: train test coverage lint wheel
 
 train: $(READY)
 	$(BIN)/advantageflow train $(RECIPE) $(ARGS)
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal --cov=advantageflow --cov-report=term:skip-covered $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
+
+coverage:
+	$(MAKE) test ARGS="--cov=advantageflow --cov-report=term:skip-covered $(ARGS)"
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
