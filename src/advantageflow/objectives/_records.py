@@ -99,6 +99,12 @@ class Noised(_Record):
         noise = self.path.noise_between(self.x0, self.x_t, self.t) if self.noise is None else full_precision(self.noise)
         return self.path.velocity(self.x0, noise, self.t)
 
+    @property
+    def same_group(self) -> Tensor:
+        """1 where two images are of one prompt in the same draw, else 0: [batch, batch] in the learner's precision."""
+        assert self.group is not None
+        return (self.group[:, None] == self.group[None]).to(self.v.dtype)
+
     def f_of(self, role: str) -> Tensor:
         """The clean image that the role predicts, [batch, ...]."""
         return self.path.predict_x0(self.x_t, self.of(role), self.t)

@@ -63,9 +63,10 @@ class AWM(Forward):
         return {"ema": Decay(0.0, self.ema_slope, 0, self.ema_limit)}
 
     def terms(self, seen: Noised) -> dict[str, Tensor]:
+        from advantageflow.flow import like
+
         error, clip = mean_square(seen.v - seen.target), self.advantage_clip
-        t = seen.t.to(error.dtype).to(error.device)
-        found = {"data": seen.advantage.clamp(-clip, clip) / clip * self._loss(error, t)}
+        found = {"data": seen.advantage.clamp(-clip, clip) / clip * self._loss(error, like(seen.t, error))}
         if "ema" in self.sees:
             found["ema"] = self.ema_weight * mean_square(seen.v - seen.of("ema"))
         if "reference" in self.sees:

@@ -69,10 +69,9 @@ class CRD(Forward):
         return {"reference": self.reference_guidance}
 
     def terms(self, seen: Noised) -> dict[str, Tensor]:
-        assert seen.group is not None
         reward = (seen.advantage / 10 + 0.5).clamp(0, 1)
         implied = self._error(seen.of("old") - seen.target) - self._error(seen.v - seen.target)
-        same = (seen.group[:, None] == seen.group[None]).to(reward.dtype)  # [batch, batch]: of one prompt and draw
+        same = seen.same_group
         signs = (0.0,) if self.temperature is None else (1 / self.temperature, -1 / self.temperature)
         losses = []
         for sign in signs:

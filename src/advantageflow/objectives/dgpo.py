@@ -67,10 +67,8 @@ class DGPO(Forward):
         return {"ema": Decay(0.0, self.ema_slope, 0, self.ema_limit)} if self.anchor == "ema" else {}
 
     def terms(self, seen: Noised) -> dict[str, Tensor]:
-        assert seen.group is not None
         error, anchor = mean_square(seen.v - seen.target), mean_square(seen.of(self.anchor) - seen.target)
-        moved = error.detach() - anchor
-        same = (seen.group[:, None] == seen.group[None]).to(error.dtype)  # [batch, batch]: of one prompt and draw
+        moved, same = error.detach() - anchor, seen.same_group
         told = torch.sigmoid(self.beta * (same @ (seen.advantage * moved)) / same.sum(1))
         if self.clip_range is not None:
             ratio = (-moved).exp()

@@ -57,9 +57,8 @@ class FlowDPO(Forward):
     def terms(self, seen: Noised) -> dict[str, Tensor]:
         import torch
 
-        assert seen.group is not None
         difference = mean_square(seen.v - seen.target) - mean_square(seen.v_ref - seen.target)
-        pair = (seen.group[:, None] == seen.group[None]).to(difference.dtype)  # [batch, batch]: of one prompt and draw
+        pair = seen.same_group
         preferred = torch.sign(seen.advantage - pair @ seen.advantage / pair.sum(1))  # 1 and -1, or 0 and 0
         margin = pair @ (preferred * difference)
         return {"preference": -preferred.abs() * torch.nn.functional.logsigmoid(-self.beta / 2 * margin)}
