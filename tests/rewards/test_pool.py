@@ -107,7 +107,9 @@ def test_all_servers_work_at_the_same_time(servers):
     scorer = Scorer({"mine": pool_of(servers)})
     for _ in range(3):
         scorer.submit(IMAGES, PROMPTS)
-    assert scorer.results()["mine"].tolist() == [1.0, 1.0, 2.0, 2.0, 3.0, 3.0]
+    found = scorer.results()["mine"].tolist()
+    assert found[::2] == found[1::2]
+    assert sorted(found[::2]) == [1.0, 2.0, 3.0]  # whichever batch comes first to a server
 
 
 def test_addresses_with_commas_between_them_are_one_reward():
