@@ -325,7 +325,7 @@ def _switch_objective(settings: dict[str, Any], name: Any) -> None:
         if key not in after.defaults and settings.get(section, {}).get(last) == default:
             del settings[section][last]
     for key, default in after.defaults.items():
-        if key != "rollout.solver" or before.family != after.family:
+        if key != "rollout.solver" or (before.family, before.solvers) != (after.family, after.solvers):
             assign(settings, key, default)
 
 

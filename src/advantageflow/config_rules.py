@@ -59,19 +59,7 @@ def check_method(config: Config, method: Method, odes: tuple[str, ...], sdes: tu
         ConfigError: it cannot; the message says what to set.
     """
     rollout, learn = config.rollout, config.learn
-    fitting = {"forward": odes, "reverse": sdes, "gradient": ("euler",)}[method.family]
-    if rollout.solver not in fitting:
-        kind = "an ODE" if rollout.solver in odes else "an SDE"
-        wants = {
-            "forward": "clean samples of an ODE",
-            "reverse": "an SDE's transitions",
-            "gradient": "the last steps of Euler's method",
-        }
-        choice = " or ".join(part for part in (", ".join(fitting[:-1]), fitting[-1]) if part)
-        raise ConfigError(
-            f"rollout.solver is {rollout.solver!r}, {kind}, but objective {method.name!r} learns from "
-            f"{wants[method.family]}; set rollout.solver to {choice}, or remove the key"
-        )
+    _check_solver(config, method, odes, sdes)
     if learn.transitions and method.family != "reverse":
         sees = {"forward": "noised images", "gradient": "a reward's gradient"}[method.family]
         raise ConfigError(
@@ -109,6 +97,19 @@ def check_method(config: Config, method: Method, odes: tuple[str, ...], sdes: tu
         raise ConfigError(
             f"learn.optimizer_steps is {learn.optimizer_steps}, but an iteration has only {parts} {whole}"
         )
+
+
+def _check_solver(config: Config, method: Method, odes: tuple[str, ...], sdes: tuple[str, ...]) -> None:
+    solver, fitting = config.rollout.solver, method.solvers or (sdes if method.family == "reverse" else odes)
+    if solver in fitting:
+        return
+    wants = {odes: "clean samples of an ODE", sdes: "an SDE's transitions", ("euler",): "the steps of Euler's method"}
+    choice = " or ".join(part for part in (", ".join(fitting[:-1]), fitting[-1]) if part)
+    kind, wanted = "an ODE" if solver in odes else "an SDE", wants.get(fitting, "the steps of another solver")
+    raise ConfigError(
+        f"rollout.solver is {solver!r}, {kind}, but objective {method.name!r} learns from {wanted}; set rollout.solver "
+        f"to {choice}, or remove the key"
+    )
 
 
 def _check_roles(method: Method) -> None:

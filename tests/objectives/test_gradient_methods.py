@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from advantageflow.flow import sd3_sigmas
-from advantageflow.objectives import AlignProp, DRaFT, DRaFTLV, DRTune, FlowBP, ReFL
+from advantageflow.objectives import AlignProp, DRaFT, DRaFTLV, DRTune, FlowBP, FlowBPLagrange, ReFL
 from advantageflow.objectives.base import Sampled, Start
+from advantageflow.objectives.flow_bp_lagrange import quadrature
 from advantageflow.solvers import euler
 
 SIGMAS = sd3_sigmas(6)
@@ -161,3 +162,55 @@ def test_drtune_adds_the_gradients_of_steps_before_an_early_stop():
         assert 0 <= active[0] < active[1] < stop
         expected = -(t * torch.sin(x)).sum() + sum(step_slope(step, row) for step in active)
         torch.testing.assert_close(slopes(image, w)[row], expected)
+
+
+def test_the_weights_of_a_leap_integrate_its_polynomial():
+    """Exactly: of so many velocities a polynomial of one degree less, over any times; 1 gives the way in time."""
+    points, start, end = SIGMAS[[1, 3, 4]], SIGMAS[1], SIGMAS[5]
+    weights = quadrature(points, start, end)
+    for power in range(3):
+        expected = (end ** (power + 1) - start ** (power + 1)) / (power + 1)
+        torch.testing.assert_close((weights * points**power).sum(), expected)
+    torch.testing.assert_close(quadrature(points[:1], start, end), (end - start)[None])
+
+
+def leaps(seed=0, count=10):
+    """Of each image the steps k and j, by sums of exponential numbers, which make a Dirichlet distribution."""
+    drawn = -torch.log1p(-uniform(count, seed))
+    before, between = drawn[:, :2].sum(1) / drawn.sum(1), drawn[:, 2:8].sum(1) / drawn.sum(1)
+    k = (6 * before).round().long().clamp(max=4)
+    j = (6 * (before + between)).round().long().clamp(max=5).maximum(k + 1)
+    return list(zip(k.tolist(), j.tolist(), strict=True))
+
+
+def test_leaps_of_one_velocity_are_euler_s_large_steps():
+    w = weight()
+    (image,) = FlowBPLagrange(order=1, nested=0.0).images(start(w, 0))
+    torch.testing.assert_close(image.detach(), STATES[6])
+    expected = []
+    for row, (k, j) in enumerate(leaps()):
+        assert 0 <= k < j < 6
+        to_j, to_end = SIGMAS[j] - SIGMAS[k], -SIGMAS[j]
+        expected.append((to_j * torch.sin(STATES[k, row]) + to_end * torch.sin(STATES[j, row])).sum())
+    torch.testing.assert_close(slopes(image, w), torch.stack(expected))
+
+
+@pytest.mark.parametrize(("later", "nested"), [(0.0, 0.0), (0.25, 0.1)])
+def test_flow_bp_lagrange_counts_later_velocities_and_the_way_through_the_network_less(later, nested):
+    """d x / dw = d_j' + Σ c w sin x + α w_j cos(x_j) 0.8 d_j', with d_j' of the first leap."""
+    w, method = weight(), FlowBPLagrange(later=later, nested=nested)
+    (image,) = method.images(start(w, 0))
+    torch.testing.assert_close(image.detach(), STATES[6])
+    expected = []
+    for row, (k, j) in enumerate(leaps()):
+
+        def slope(first, last, row=row):
+            steps = sorted({*torch.linspace(first, last - 1, 3).round().long().tolist()})
+            found = quadrature(SIGMAS[steps], SIGMAS[first], SIGMAS[last])
+            parts = [found[i] * torch.sin(STATES[step, row]) for i, step in enumerate(steps)]
+            return parts[0] + (later * parts[1] if len(parts) > 1 else 0.0), found[0]
+
+        (first, _), (second, at_j) = slope(k, j), slope(j, 6)
+        expected.append((first + second + nested * at_j * 0.8 * torch.cos(STATES[j, row]) * first).sum())
+    torch.testing.assert_close(slopes(image, w), torch.stack(expected))
+    assert method.calls(6) == 4

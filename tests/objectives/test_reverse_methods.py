@@ -5,8 +5,8 @@ import torch
 
 from advantageflow.config import check_config
 from advantageflow.errors import ConfigError
-from advantageflow.flow import sd3_sigmas
-from advantageflow.objectives import BranchGRPO, FlowDPPO, FlowGRPO, GRPOGuard, MixGRPO, TempFlowGRPO
+from advantageflow.flow import like, sd3_sigmas, shift_t
+from advantageflow.objectives import BranchGRPO, FlashGRPO, FlowDPPO, FlowGRPO, GRPOGuard, MixGRPO, TempFlowGRPO
 from advantageflow.objectives.base import Transition
 from advantageflow.solvers import gaussian_log_prob, sde_step
 from advantageflow.walks import walk
@@ -180,3 +180,39 @@ def test_temp_flow_grpo_branches_at_one_step_of_each_iteration():
         assert plan.leaves == plan.children[parting] == 3
         assert [level > 0 for level in plan.noise] == [step == parting for step in range(10)]
     assert {min(plan.keep) for plan in plans} == {*range(6)}
+
+
+def test_flash_grpo_has_the_published_weights():
+    """Of the first steps of Wan 2.1's 20, by an SDE whose coefficient is t times the grid's second time."""
+    sigmas = shift_t(torch.linspace(1, 0, 21, dtype=torch.float64), 3.0)
+    t, zero, mean = sigmas[:10], torch.zeros(10, dtype=torch.float64), torch.zeros(10, 1, dtype=torch.float64)
+    seen = Transition(zero, zero, {"learner": mean}, sigmas[1] * t, zero + 1, sigma=t, sigma_next=sigmas[1:11])
+    published = [7.4770, 7.0414, 6.6112, 6.1867, 5.7682, 5.3559, 4.9502, 4.5513, 4.1596, 3.7754]
+    assert (-FlashGRPO().terms(seen)["policy"]).tolist() == pytest.approx(published, rel=2e-3)
+
+
+@pytest.mark.parametrize("kind", FlashGRPO.solvers)
+def test_flash_grpo_s_gradient_at_the_velocity_is_the_noise_in_every_step(kind):
+    """-A z / d for images of d numbers."""
+    generator = torch.Generator().manual_seed(0)
+    x, v, z = torch.randn(3, 9, 4, dtype=torch.float64, generator=generator)
+    sigma, sigma_next, level = SIGMAS[:9], SIGMAS[1:10], torch.full((9,), 0.6, dtype=torch.float64)
+    v.requires_grad_()
+    mean, std = sde_step(kind, v, x, sigma, sigma_next, level)
+    log_prob = gaussian_log_prob((mean + like(std, mean) * z).detach(), mean, std)
+    seen = Transition(
+        log_prob, log_prob.detach(), {"learner": mean}, std / (sigma - sigma_next).sqrt(),
+        torch.full((9,), 2.0, dtype=torch.float64), std=std, sigma=sigma, sigma_next=sigma_next,
+    )  # fmt: skip
+    (found,) = torch.autograd.grad(FlashGRPO().terms(seen)["policy"].sum(), v)
+    torch.testing.assert_close(found, 2.0 * z / 4)
+
+
+def test_flash_grpo_has_noise_in_one_early_step_another_each_time():
+    plans = [FlashGRPO().plan(iteration, 10, 0.7, None) for iteration in range(50)]
+    for plan in plans:
+        assert [level > 0 for level in plan.noise] == [step in plan.keep for step in range(10)]
+    assert sorted({step for plan in plans for step in plan.keep}) == [0, 1, 2, 3, 4]
+    assert all(len(plan.keep) == 1 for plan in plans)
+    with pytest.raises(ConfigError, match=r"'cps', an SDE, .* the steps of another solver; set .* to flow_sde, dance"):
+        check_config({"objective": "flash-grpo", "rollout": {"solver": "cps"}})

@@ -22,7 +22,8 @@ class AWM(Forward):
         ℓ(e):  uniform e;   t: t e;   t2: t² e;   huber: t √e;   ghuber: t e^p / p
 
     v_ema is a slow copy of the learner; images are the learner's own. With `uniform` it is AdvantageFlow's loss in
-    velocity space, with the slow copy in place of the rollout policy. Squares are means over the image.
+    velocity space, with the slow copy in place of the rollout policy, and RVM, reward-based velocity matching
+    (arXiv 2608.23664), which the recipe scenes-rvm has. Squares are means over the image.
 
     Args:
         weighting: ℓ.

@@ -49,6 +49,7 @@ class Method:
     short: the setting that a comparison's `name-value` means, and its symbol; None where there is none.
     colors: in figures, on light and on dark paper, by the value of that setting, or for ""; others by the title.
     defaults: settings of a run, by key, where a recipe is silent.
+    solvers: which it can learn from; () for all of its family.
     whole_groups: the loss couples the images of a prompt: a batch never cuts a group, whose images are noised at the
         same times.
     shared_noise: the images of a prompt are noised at the same times, by the same noise.
@@ -63,6 +64,7 @@ class Method:
     short: ClassVar[tuple[str, str] | None] = None
     colors: ClassVar[Mapping[str, tuple[str, str]]] = {}
     defaults: ClassVar[Mapping[str, Any]] = {}
+    solvers: ClassVar[tuple[str, ...]] = ()
     whole_groups: ClassVar[bool] = False
     shared_noise: ClassVar[bool] = False
 
@@ -241,6 +243,7 @@ class Gradient(Method):
     """A loss on the reward itself, whose gradient goes through the sampler."""
 
     family: ClassVar[Literal["forward", "reverse", "gradient"]] = "gradient"
+    solvers: ClassVar[tuple[str, ...]] = ("euler",)
     defaults: ClassVar[Mapping[str, Any]] = {
         "rollout.solver": "euler",
         "policy.rollout_decay": 0,
