@@ -26,7 +26,7 @@ rewards
 config config_types config_rules methods evaluated reading
 prompts pairs
 sharding adapters policy optimizers models
-rollout evaluation sources
+rollout selection evaluation sources
 learning
 run
 plan memory learner

@@ -167,7 +167,7 @@ def test_models_are_evaluated_drawn_and_reported(trained, tiny_pipeline_folder, 
     ("call", "message"),
     [
         (lambda: af.evaluate("scenes", image=4), "'image'.*allowed: lora"),
-        (lambda: af.sample("a red circle", reward="ocr"), "unknown option 'reward'"),
+        (lambda: af.sample("a red circle", preset="table-1"), "unknown option 'preset'"),
         (lambda: af.sample("a red circle", images=0), "--images is 0"),
         (lambda: af.sample("a red circle", guidance=(1.0, 4.0)), "one scale"),
         (lambda: af.sample(), "nothing to draw"),

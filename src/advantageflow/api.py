@@ -25,7 +25,7 @@ RewardLike = str | Callable[..., Sequence[float]]  # a name as in recipes, or th
 PathLike = str | os.PathLike[str]
 DRAWING = ("lora", "prompts", "column", "images", "steps", "guidance", "resolution", "dtype", "base", "batch_size")
 EVALUATING = (*DRAWING, "task_column", "reward", "preset")
-SAMPLING = (*DRAWING, "negative_prompt", "seed")
+SAMPLING = (*DRAWING, "negative_prompt", "seed", "select", "reward", "candidates", "temperature")
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,8 @@ def sample(
         output: the PNG of the grid; single pictures go to a folder of that name beside it.
         no_custom_code: refuse Python that the run names.
         quiet: say nothing.
-        options: those of the command, such as `images`, `steps`, `guidance`, `seed`, `lora`.
+        options: those of the command, such as `images`, `steps`, `guidance`, `seed`, `lora`, `select`; `reward` is a
+            name or a function.
 
     Raises:
         ConfigError: a model or option cannot work.

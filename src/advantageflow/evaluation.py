@@ -16,6 +16,7 @@ from advantageflow.rewards import Reward
 from advantageflow.rewards.scoring import Scorer
 from advantageflow.rollout import sample_batches
 from advantageflow.seeding import Stream
+from advantageflow.selection import Selection
 from advantageflow.world import World
 
 # Evaluation draws do not depend on the run's seed: runs with different seeds are scored on the same prompts and noise.
@@ -73,6 +74,7 @@ def evaluate(
     timeout: float | None = None,
     advance: Callable[[int], None] | None = None,
     keep_images: bool = True,
+    selection: Selection | None = None,
     world: World | None = None,
 ) -> Evaluation:
     """Draw images number `first` to `first + num_images - 1` with the Euler solver; score them by every reward, if any.
@@ -81,12 +83,14 @@ def evaluate(
         rewards: label -> function.
         negative_prompt: what guidance leads away from.
         seed: of the order of prompts and the noise.
+        selection: of several candidates the one that a reward chooses.
         keep_images: whether the images are returned; else there are none.
         world: the processes that share the work; all get the same. By default there is no other.
     """
     world = world or World()
     chosen = prompts.draw(first, num_images, seed)
     texts = [prompts.texts[i] for i in chosen]
+    metadata = [prompts.metadata[i] for i in chosen]
     scorer = Scorer(rewards, attempts=attempts, timeout=timeout, world=world)
     images: dict[int, Tensor] = {}
     for numbers, batch in sample_batches(
@@ -96,7 +100,7 @@ def evaluate(
         stream=Stream.EVALUATION,
         address=(seed,),
         num_inference_steps=num_inference_steps,
-        solver="euler",
+        solver=selection.solver(model, texts, metadata, seed) if selection else "euler",
         guidance_scale=guidance_scale,
         negative_prompt=negative_prompt,
         batch_size=batch_size,
@@ -104,15 +108,11 @@ def evaluate(
         world=world,
     ):
         drawn = model.decode(batch.x0).cpu()
-        scorer.submit(drawn, [texts[i] for i in numbers], [prompts.metadata[chosen[i]] for i in numbers], numbers.start)
+        scorer.submit(drawn, [texts[i] for i in numbers], [metadata[i] for i in numbers], numbers.start)
         if keep_images:
             images[numbers.start] = drawn
         if advance:
             advance(len(numbers) * world.size)
-    by_image = scorer.results()
-    return Evaluation(
-        prompts=texts,
-        prompt_tasks=[prompts.tasks[i] for i in chosen],
-        images=torch.cat(world.exchange(images)) if keep_images else torch.empty(0),
-        by_image=by_image,
-    )
+    by_image, tasks = scorer.results(), [prompts.tasks[i] for i in chosen]
+    kept = torch.cat(world.exchange(images)) if keep_images else torch.empty(0)
+    return Evaluation(texts, tasks, kept, by_image)

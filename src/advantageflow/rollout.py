@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,10 +13,12 @@ from advantageflow.fits import Size
 from advantageflow.flow import RECTIFIED
 from advantageflow.models.base import Conditioning, FlowModel
 from advantageflow.seeding import Stream, noise
-from advantageflow.solvers import ODE_SOLVERS
+from advantageflow.solvers import ODE_SOLVERS, Velocity
 from advantageflow.walk_plan import Plan
 from advantageflow.walks import Edges, walk
 from advantageflow.world import World
+
+Selecting = Callable[[Velocity, Tensor, Tensor, range], Tensor]  # (velocity, noise, sigmas, numbers) -> images x0
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def sample_batches(
     stream: Stream,
     address: tuple[int, ...],
     num_inference_steps: int,
-    solver: str,
+    solver: str | Selecting,
     plan: Plan | None = None,
     guidance_scale: float = 1.0,
     negative_prompt: str = "",
@@ -57,11 +59,11 @@ def sample_batches(
     """Draw one sample per prompt, a batch at a time: the numbers of its prompts, and their samples.
 
     Sample i starts from noise that is addressed by (stream, *address, first + i); the batch size does not change it.
-    Of a plan with splits the samples of one tree, which start from one noise, are never in two batches, and their
-    prompts must be equal. A batch for which the memory is not enough comes in parts.
+    Of a plan with splits the samples of one tree, which start from one noise and whose prompts must be equal, are never
+    in two batches. A batch for which the memory is not enough comes in parts.
 
     Args:
-        solver: of the ODE, or with a plan the kind of its steps with noise.
+        solver: of the ODE, or with a plan the kind of its steps with noise; or a function, see `selection`.
         plan: noise, splits and what is recorded; None for the solver alone.
         world: the processes that share the work; this one draws its batches.
 
@@ -69,9 +71,8 @@ def sample_batches(
         ConfigError: the solver is for rectified flows, and the model's path is another.
     """
     _check_path(model, solver, plan)
-    sigmas = model.sigmas(num_inference_steps)
     empty = model.encode([negative_prompt]) if guidance_scale != 1.0 else None
-    leaves, processes = plan.leaves if plan else 1, world or World()
+    sigmas, leaves, processes = model.sigmas(num_inference_steps), plan.leaves if plan else 1, world or World()
 
     def draw(numbers: range) -> Rollout:
         chosen, encoded = prompts[numbers.start : numbers.stop : leaves], dict[int, Conditioning]()
@@ -80,9 +81,8 @@ def sample_batches(
             nodes = len(x_t) // len(chosen)
             if nodes not in encoded:
                 encoded[nodes] = model.encode([prompt for prompt in chosen for _ in range(nodes)])
-            return model.velocity(
-                transformer, x_t, t, encoded[nodes], guidance_scale=guidance_scale, empty_prompt=empty
-            )
+            prompt = encoded[nodes]
+            return model.velocity(transformer, x_t, t, prompt, guidance_scale=guidance_scale, empty_prompt=empty)
 
         def fresh(step: int, nodes: int) -> Tensor:
             """Noise of all nodes of a step, addressed by their number among them."""
@@ -91,16 +91,18 @@ def sample_batches(
 
         with torch.no_grad():
             x = fresh(0, len(chosen))
+            if not isinstance(solver, str):
+                return Rollout(solver(velocity, x, sigmas, numbers))
             if plan is None:
                 return Rollout(ODE_SOLVERS[solver](velocity, x, sigmas))
             return Rollout(*walk(velocity, x, sigmas, plan, solver, lambda step, nodes: fresh(1 + step, nodes)))
 
-    kind, fits = "sampling" if stream is Stream.ROLLOUT else "evaluating", model.fits
-    batches = fits.batches(kind, batch_size, len(prompts), model.device, processes.size, leaves)
-    yield from fits.dealt(kind, batches, draw, processes, leaves)
+    kind = "sampling" if stream is Stream.ROLLOUT else "evaluating"
+    batches = model.fits.batches(kind, batch_size, len(prompts), model.device, processes.size, leaves)
+    yield from model.fits.dealt(kind, batches, draw, processes, leaves)
 
 
-def _check_path(model: FlowModel, solver: str, plan: Plan | None) -> None:
+def _check_path(model: FlowModel, solver: str | Selecting, plan: Plan | None) -> None:
     if model.path is not RECTIFIED and (solver == "dpm2" if plan is None else any(plan.noise)):
         raise ConfigError(
             f"the solver {solver} has steps of the straight path between image and noise, and the model {model.family} "

@@ -102,6 +102,17 @@ def sample(
         str, typer.Option(help="What guidance leads away from; needs a --guidance other than 1.")
     ] = "",
     seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
+    select: Annotated[
+        Literal["best", "svdd"] | None,
+        typer.Option(
+            help="Keep what --reward likes: best of several images, or svdd, of several states in every step."
+        ),
+    ] = None,
+    reward: Annotated[str | None, typer.Option(help="What selects: a reward, as for evaluate.")] = None,
+    candidates: Annotated[int, typer.Option(min=2, help="To select one from.")] = 8,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="0 takes the best candidate; else chances are as exp(reward / temperature).")
+    ] = 0.0,
     resolution: ResolutionOption = None,
     dtype: DtypeOption = None,
     base: BaseOption = None,
@@ -115,5 +126,6 @@ def sample(
     side_by_side.sample(
         texts or [], model or [], console(), run=run, lora=lora, output=output, images=images,
         negative_prompt=negative_prompt, seed=seed, resolution=resolution, dtype=dtype, base=base, prompts=prompts,
-        column=column, steps=steps, guidance=guidance,
+        column=column, steps=steps, guidance=guidance, select=select, reward=reward, candidates=candidates,
+        temperature=temperature,
     )  # fmt: skip

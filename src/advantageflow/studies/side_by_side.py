@@ -16,6 +16,7 @@ from rich.markdown import Markdown
 from advantageflow.config import Config, ConfigError, check_label
 from advantageflow.errors import shown
 from advantageflow.evaluation import evaluate as evaluate_images
+from advantageflow.fits import Size
 from advantageflow.models import picture_size
 from advantageflow.pictures import save_picture, to_pil
 from advantageflow.places import check_file, check_folder
@@ -27,6 +28,7 @@ from advantageflow.run.checkpoint import write_atomic
 from advantageflow.run.directory import RunDirectory
 from advantageflow.run.grids import labelled_grid, stack
 from advantageflow.run.progress import Bars, say
+from advantageflow.selection import WAYS, Selection
 from advantageflow.studies.candidates import Candidate, named, of_run, parse_size, prompts_of_run
 from advantageflow.studies.drawing import write_pictures
 from advantageflow.studies.scoreboard import (
@@ -181,11 +183,16 @@ def sample(
     resolution: str | int | None = None,
     dtype: str | None = None,
     base: str | None = None,
+    select: str | None = None,
+    reward: str | Reward | None = None,
+    candidates: int = 8,
+    temperature: float = 0.0,
     **given: Any,
 ) -> list[PILImage]:
     """Draw images of prompts, `images` of each, by every model on the same noise: what `api.sample` says.
 
     Args:
+        select, reward, candidates, temperature: see `selection.Selection`.
         given: of DEFAULTS; wins over the run.
     """
     config = _config_of(run)
@@ -203,52 +210,84 @@ def sample(
     if not texts and not prompts and not config:
         raise ConfigError('there is nothing to draw; give a prompt, as in: advantageflow sample "a red circle"')
     rows = texts or _rows(_prompts(chosen, config), None if prompts else SHOWN_OF_RUN)
-    candidates = _candidates(models, run, config, lora, _model_settings(resolution, dtype, base))
+    repeated = tuple(prompt for prompt in rows for _ in range(images))
+    each = PromptSet(repeated, tuple(str(i) for i in range(len(repeated))))
+    drawn_by = _candidates(models, run, config, lora, _model_settings(resolution, dtype, base))
+    selection = _selection(select, reward, candidates, temperature)
+    if selection:
+        each.check_for(selection.name, selection.reward)
+        try_rewards({selection.name: selection.reward}, {selection.name: each}, picture_size(drawn_by[0].settings))
+    about = {"negative_prompt": negative_prompt, "seed": seed, "steps": chosen["steps"], "guidance": scales[0]}
     with joined() as world:
-        return _draw(candidates, rows, images, output.expanduser(), chosen, negative_prompt, seed, console, world)
+        return _draw(
+            drawn_by, each, images, output.expanduser(), about, chosen["batch_size"], selection, console, world
+        )
+
+
+def _selection(
+    select: str | None, reward: str | Reward | None, candidates: int, temperature: float
+) -> Selection | None:
+    """How images are selected, if at all.
+
+    Raises:
+        ConfigError: a part of it is missing, or is none.
+    """
+    if select is None and reward is None:
+        return None
+    if select not in WAYS or reward is None:
+        raise ConfigError(
+            f"selecting needs a way and a reward: --select {' or '.join(WAYS)} and --reward NAME; "
+            f"given: --select {shown(select)}, --reward {shown(reward)}"
+        )
+    if not isinstance(candidates, int) or candidates < 2 or not 0 <= temperature < math.inf:
+        raise ConfigError(
+            f"--candidates is {shown(candidates)} and --temperature {shown(temperature)}; give 2 or more, and 0 or more"
+        )
+    if not isinstance(reward, str):
+        return Selection(select, name_of(reward), reward, candidates, temperature)
+    check_reward(reward)
+    return Selection(select, reward, load_reward(reward), candidates, temperature)
 
 
 def _draw(
     candidates: Sequence[Candidate],
-    rows: Sequence[str],
+    prompts: PromptSet,
     images: int,
     output: Path,
-    chosen: Mapping[str, Any],
-    negative_prompt: str,
-    seed: int,
+    about: Mapping[str, Any],
+    batch_size: Size,
+    selection: Selection | None,
     console: Console,
     world: World,
 ) -> list[PILImage]:
     if world.rank == 0:
         check_file(output)
-    repeated = tuple(prompt for prompt in rows for _ in range(images))
-    prompts = PromptSet(repeated, tuple(str(i) for i in range(len(repeated))))
     folder = output.with_suffix("")
     grids, drawn = [], []
     with Bars(console) as bars:
         for number, candidate in enumerate(candidates):
             loaded = candidate.load(bars.say)
             loaded.fits.say = bars.say
-            task = bars.add(candidate.name, len(repeated))
+            task = bars.add(candidate.name, len(prompts.texts))
             found = evaluate_images(
                 loaded,
                 loaded.transformer,
                 prompts,
-                {},
-                num_images=len(repeated),
-                num_inference_steps=chosen["steps"],
-                guidance_scale=chosen["guidance"],
-                negative_prompt=negative_prompt,
-                seed=seed,
-                batch_size=chosen["batch_size"],
+                {selection.name: selection.reward} if selection else {},
+                num_images=len(prompts.texts),
+                num_inference_steps=about["steps"],
+                guidance_scale=about["guidance"],
+                negative_prompt=about["negative_prompt"],
+                seed=about["seed"],
+                batch_size=batch_size,
                 advance=partial(bars.advance, task),
+                selection=selection,
                 world=world,
             )
-            about = {"negative_prompt": negative_prompt, "seed": seed, "model": candidate.settings.path}
-            about |= {"adapter": candidate.adapter, "steps": chosen["steps"], "guidance": chosen["guidance"]}
             drawn += to_pil(found.images)
             if world.rank == 0:
-                write_pictures(folder, str(number), found, about)
+                made = {**about, "model": candidate.settings.path, "adapter": candidate.adapter}
+                write_pictures(folder, str(number), found, made | (selection.facts if selection else {}))
             grids.append(labelled_grid(found, candidate.name if len(candidates) > 1 else "", columns=images))
     if world.rank == 0:
         save_picture(stack(grids), output, format="PNG")
