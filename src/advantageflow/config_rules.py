@@ -84,6 +84,11 @@ def check_method(config: Config, method: Method, odes: tuple[str, ...], sdes: tu
             f"rollout.images_per_prompt is {rollout.images_per_prompt}, but objective {method.name!r} draws trees of "
             f"{leaves} images; set a multiple of {leaves}"
         )
+    if plan and method.family == "forward" and learn.t_distribution != "rollout_grid":
+        raise ConfigError(
+            f"learn.t_distribution is {learn.t_distribution!r}, but objective {method.name!r} learns from states that "
+            "its sampler went through; set learn.t_distribution to rollout_grid, or remove the key"
+        )
     most = len(plan.keep) if plan else rollout.num_inference_steps
     limited = method.family == "reverse" or (method.family == "forward" and learn.t_distribution == "rollout_grid")
     if limited and learn.t_draws > most:
@@ -149,8 +154,12 @@ def check_pairs(config: Config, method: Method) -> None:
     rollout = config.rollout
     if rollout.source is None:
         return
-    if method.family != "forward":
-        learned = {"reverse": "the transitions of a sampler", "gradient": "a reward's gradient"}[method.family]
+    if method.family != "forward" or config.walk_plan() is not None:
+        learned = {
+            "forward": "states that its sampler went through",
+            "reverse": "the transitions of a sampler",
+            "gradient": "a reward's gradient",
+        }[method.family]
         raise ConfigError(
             f"rollout.source is {shown(rollout.source)}, but objective {method.name!r} learns from {learned}, which "
             "pairs on disk do not have; choose a forward method, such as objective=advantageflow, or remove the key"

@@ -48,6 +48,11 @@ class Edges:
         )
         return Edges(x, next_x, step, log_prob, torch.cat(shifted))
 
+    def places(self) -> dict[tuple[int, int], int]:
+        """(first image that it led to, step) -> the number of the transition."""
+        firsts = self.leaves[:, 0].tolist()
+        return {place: edge for edge, place in enumerate(zip(firsts, self.step.tolist(), strict=True))}
+
     def leaf_means(self, values: Tensor) -> Tensor:
         """Of values [images], the mean over each edge's leaves: [edges]."""
         total = torch.cat([values.new_zeros(1), values.cumsum(0)])

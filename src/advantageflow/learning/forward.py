@@ -1,4 +1,4 @@
-"""Forward-process methods: images noised afresh.
+"""Forward-process methods: images noised afresh, or at states that their sampler went through.
 
 Times and advantages are float64 and stay on the CPU until they are cast, since not every device has float64.
 """
@@ -21,7 +21,10 @@ from advantageflow.seeding import Stream, generator, noise
 class ForwardFamily(Family):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        sigmas = self.model.sigmas(self.config.rollout.num_inference_steps)
+        sigmas, edges = self.model.sigmas(self.config.rollout.num_inference_steps), self.scored.rollout.edges
+        self._sigmas, self._edges = sigmas, edges
+        if edges is not None:
+            self._edge, sigmas = edges.places(), sigmas[edges.step.unique()]
         firsts = [self._addressed_by(image) for image in range(len(self.scored.prompts))]
         self._times = draw_times(
             self.config.learn.t_distribution, firsts, self.config.learn.t_draws, sigmas, self.scored.address
@@ -43,16 +46,9 @@ class ForwardFamily(Family):
         """Noise the cases' images and compare the predictions of all roles there."""
         scored, model = self.scored, self.model
         images, draws = [image for image, _ in cases], self.config.learn.t_draws
-        x0 = scored.rollout.x0[images]
-        noised_as = [self._addressed_by(image) if self.method.shared_noise else image for image in images]
-        fresh = torch.cat(
-            [
-                noise(model.latent_shape, Stream.LEARN, (*scored.address, image), [draw])
-                for image, (_, draw) in zip(noised_as, cases, strict=True)
-            ]
-        ).to(model.device)
-        t = self._times[images, [draw for _, draw in cases]]
-        x_t = model.path.interpolate(x0, fresh, t)
+        x0, t = scored.rollout.x0[images], self._times[images, [draw for _, draw in cases]]
+        fresh = self._noise(cases) if self._edges is None else None
+        x_t = self._states(images, t) if fresh is None else model.path.interpolate(x0, fresh, t)
         velocities = self._predictions(x_t, t, [scored.prompts[image] for image in images], alike)
         critic = self.policy.critic
         seen = Noised(
@@ -71,6 +67,25 @@ class ForwardFamily(Family):
             path=model.path,
         )
         return self._terms(self.method.terms(seen), velocities, scored.advantages[images], images)
+
+    def _noise(self, cases: list[Case]) -> Tensor:
+        """Of each case, addressed by its image and draw."""
+        drawn = [
+            noise(
+                self.model.latent_shape,
+                Stream.LEARN,
+                (*self.scored.address, self._addressed_by(image) if self.method.shared_noise else image),
+                [draw],
+            )
+            for image, draw in cases
+        ]
+        return torch.cat(drawn).to(self.model.device)
+
+    def _states(self, images: list[int], t: Tensor) -> Tensor:
+        """What was recorded of images at times of the sampler."""
+        assert self._edges is not None
+        steps = (self._sigmas == t[:, None]).int().argmax(1).tolist()
+        return self._edges.x[[self._edge[place] for place in zip(images, steps, strict=True)]]
 
 
 def draw_times(

@@ -22,10 +22,7 @@ class GradientFamily(Family):
         assert edges is not None
         self._edges = edges
         self._starts = [*self.method.starts(self.config.rollout.num_inference_steps)]
-        self._edge = {
-            (image, step): edge
-            for edge, (image, step) in enumerate(zip(edges.leaves[:, 0].tolist(), edges.step.tolist(), strict=True))
-        }
+        self._edge = edges.places()
 
     def look(self, cases: list[Case], step: int, alike: Collection[Role] = ()) -> Terms:
         """Draw the cases' images on from recorded states, as they were drawn but with gradient, and ask the rewards."""

@@ -64,7 +64,7 @@ class Noised(_Record):
     """What a forward-process formula sees of a batch of noised images.
 
     predictions: role -> velocity [batch, ...].
-    x0, x_t: the clean and the noised image [batch, ...].
+    x0, x_t: the clean and the noised image [batch, ...], or a state that its sampler went through.
     t: times in [0, 1], scalar or [batch].
     advantage: [batch].
     noise: [batch, ...]; None where only x0 and x_t are known.

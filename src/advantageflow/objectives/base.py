@@ -137,7 +137,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Forward(Method):
-    """A loss on a clean image, noised afresh."""
+    """A loss on a clean image, noised afresh; with a `plan`, which has no noise, at states that it keeps."""
 
     family: ClassVar[Literal["forward", "reverse", "gradient"]] = "forward"
 
