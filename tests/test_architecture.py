@@ -19,7 +19,7 @@ MOST_LINES = {"function": 60, "file": 400, "trainer.py": 300, "loop": 40}
 ROOMS = """
 errors custom_code config_errors decay walk_plan seeding fingerprint devices places ranks world fits
 pictures hub environment statistics tables adapter_names
-flow solvers walks advantages untrained
+flow solvers walks advantages drafts untrained
 objectives
 worlds prompts.geneval prompts.ocr
 rewards

@@ -10,7 +10,8 @@ import yaml
 from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, model_validator
 
 from advantageflow.config_errors import check_plain, explain
-from advantageflow.config_rules import check_combination, check_method, check_pairs
+from advantageflow.config_rules import WORLDS as WORLDS
+from advantageflow.config_rules import add_prompts, check_combination, check_method, check_pairs
 from advantageflow.config_rules import check_label as check_label
 from advantageflow.config_types import (
     LARGE,
@@ -34,7 +35,6 @@ from advantageflow.reading import recipe_names as recipe_names
 from advantageflow.rewards.own import pooled, resolve_rewards
 from advantageflow.walk_plan import Plan
 
-WORLDS = ("scenes", "words")  # built-in models, with prompts of their own
 ODESolver = Literal["dpm2", "euler", "heun"]
 SDESolver = Literal["flow_sde", "dance_sde", "cps", "ddim", "memoryless"]
 
@@ -123,6 +123,11 @@ class RolloutSettings(Section):
     )
     noise_level: Positive = Field(0.7, description="of an SDE")
     batch_size: BatchSize = Field(64, description="images sampled at once, fewer where memory runs out; or auto")
+    drafts: Annotated[int, Field(ge=1, le=1000)] = Field(
+        1,
+        description="draw so many cheap drafts for each image; a prompt's best and worst are drawn in full; 1 for none",
+    )
+    drafting_steps: Annotated[int, Field(ge=2, le=1000)] = Field(4, description="of the sampler, for drafts")
     ahead: Literal[0, 1] = Field(
         0, description="iterations that are drawn before an earlier one is scored and learned from, for slow rewards"
     )
@@ -363,7 +368,7 @@ def default_config(method: str) -> Config:
 
 def _fill(settings: dict[str, Any]) -> Config:
     """Validate every value; where `settings` are silent, the method's defaults are written into them."""
-    _add_prompts(settings)
+    add_prompts(settings)
     _validate({key: value for key, value in settings.items() if key != "objective"})
     method = read_method(settings["objective"])
     for key, default in method.defaults.items():
@@ -378,21 +383,6 @@ def _validate(settings: dict[str, Any]) -> Config:
         return Config.model_validate({"objective": None, **settings})
     except ValidationError as error:
         raise ConfigError(explain(error.errors(), Config)) from None
-
-
-def _add_prompts(settings: dict[str, Any]) -> None:
-    """A built-in model is trained on its own world's prompts where no others are named; pairs bring theirs."""
-    model, prompts = settings.get("model", {}), settings.setdefault("prompts", {})
-    path = model.get("path", "scenes") if isinstance(model, dict) else None
-    if not isinstance(prompts, dict):
-        return
-    rollout, world = settings.get("rollout"), path if path in WORLDS else None
-    source = rollout.get("source") if isinstance(rollout, dict) else None
-    if source is not None and prompts.get("train") in (None, source, f"{world}:train"):
-        held_out = {"held_out": f"{world}:held_out"} if world else {}
-        settings["prompts"] = {**held_out, **prompts, "train": source}
-    elif world:
-        settings["prompts"] = {"train": f"{world}:train", **prompts}
 
 
 def dump_config(config: Config) -> str:

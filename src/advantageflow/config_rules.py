@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from advantageflow.errors import ConfigError, shown
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from advantageflow.config import Config
     from advantageflow.objectives.base import Method
 
+WORLDS = ("scenes", "words")  # built-in models, with prompts of their own
 ROLES = ("learner", "rollout", "average", "reference", "critic", "ahead")  # and a method's own
 OWN_KEYS = ("tasks", "all", "task", "prompt", "index", "scores", "iteration", "seconds")
 
@@ -73,6 +74,7 @@ def check_method(config: Config, method: Method, odes: tuple[str, ...], sdes: tu
         )
     _check_roles(method)
     _check_ahead(config, method)
+    _check_drafts(config, method)
     try:
         method.check(config)
         plan = config.walk_plan()
@@ -145,6 +147,25 @@ def _check_ahead(config: Config, method: Method) -> None:
         raise ConfigError(f"rollout.ahead is {config.rollout.ahead}, but {why} rollout.ahead=0")
 
 
+def _check_drafts(config: Config, method: Method) -> None:
+    rollout = config.rollout
+    if rollout.drafts == 1:
+        return
+    wrong = {
+        "rollout.source brings the images": rollout.source is not None,
+        "rollout.ahead draws before scores are known": rollout.ahead > 0,
+        f"objective {method.name!r} learns from more than clean images; choose a forward method": (
+            method.family != "forward"
+        ),
+        f"rollout.drafting_steps is {rollout.drafting_steps}, no fewer than rollout.num_inference_steps": (
+            rollout.drafting_steps >= rollout.num_inference_steps
+        ),
+    }
+    for why, so in wrong.items():
+        if so:
+            raise ConfigError(f"rollout.drafts is {rollout.drafts}, but {why}, or set rollout.drafts=1")
+
+
 def check_pairs(config: Config, method: Method) -> None:
     """Check that a method can learn from pairs on disk, where these are given.
 
@@ -188,3 +209,18 @@ def check_label(label: str) -> None:
         )
     if not re.fullmatch(r"[^\s\[\]|`]([^\[\]|`]{0,98}[^\s\[\]|`])?", label):
         raise ConfigError(f"a score cannot be labelled {shown(label)}; give it 1 to 100 characters without []|`")
+
+
+def add_prompts(settings: dict[str, Any]) -> None:
+    """A built-in model is trained on its own world's prompts where no others are named; pairs bring theirs."""
+    model, prompts = settings.get("model", {}), settings.setdefault("prompts", {})
+    path = model.get("path", "scenes") if isinstance(model, dict) else None
+    if not isinstance(prompts, dict):
+        return
+    rollout, world = settings.get("rollout"), path if path in WORLDS else None
+    source = rollout.get("source") if isinstance(rollout, dict) else None
+    if source is not None and prompts.get("train") in (None, source, f"{world}:train"):
+        held_out = {"held_out": f"{world}:held_out"} if world else {}
+        settings["prompts"] = {**held_out, **prompts, "train": source}
+    elif world:
+        settings["prompts"] = {"train": f"{world}:train", **prompts}

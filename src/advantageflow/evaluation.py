@@ -104,7 +104,7 @@ def evaluate(
         guidance_scale=guidance_scale,
         negative_prompt=negative_prompt,
         batch_size=batch_size,
-        first=first,
+        noises=range(first, first + num_images),
         world=world,
     ):
         drawn = model.decode(batch.x0).cpu()

@@ -102,7 +102,8 @@ def make_plan(config: Config) -> Plan:
         evaluated = evaluated_images(config)
         steps = config.evaluation.num_inference_steps * (2 if config.evaluation.guidance_scale != 1 else 1)
         flops = (passes * config.run.iterations + evaluated * steps) * forward_flops(facts, config)
-        decoded = (images + 3 * pictures) * config.run.iterations + evaluated
+        drafts = images * rollout.drafts if rollout.drafts > 1 else 0
+        decoded = (images + drafts + 3 * pictures) * config.run.iterations + evaluated
         flops += decoded * pixels(config) * facts.decode_flops
         memory = stages(facts, config)
         on_gpu = {name: sized(facts, config, size) for name, (_, size) in GPUS.items()}
@@ -157,7 +158,8 @@ def _calls_per_image(config: Config, iteration: int = 0) -> float:
     rollout, plan = config.rollout, config.walk_plan(iteration)
     steps = rollout.num_inference_steps
     if plan is None:
-        return steps * (2 if rollout.solver == "heun" else 1)
+        drafted = rollout.drafts * rollout.drafting_steps if rollout.drafts > 1 else 0
+        return (steps + drafted) * (2 if rollout.solver == "heun" else 1)
     return float(sum(1 / plan.leaves_after(step - 1) for step in range(steps)))
 
 

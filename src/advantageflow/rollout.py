@@ -53,41 +53,38 @@ def sample_batches(
     guidance_scale: float = 1.0,
     negative_prompt: str = "",
     batch_size: Size = 64,
-    first: int = 0,
+    noises: Sequence[int] | None = None,
     world: World | None = None,
 ) -> Iterator[tuple[range, Rollout]]:
     """Draw one sample per prompt, a batch at a time: the numbers of its prompts, and their samples.
 
-    Sample i starts from noise that is addressed by (stream, *address, first + i); the batch size does not change it.
+    Sample i starts from noise that is addressed by (stream, *address, i); batches do not change it.
     Of a plan with splits the samples of one tree, which start from one noise and whose prompts must be equal, are never
     in two batches. A batch for which the memory is not enough comes in parts.
 
     Args:
         solver: of the ODE, or with a plan the kind of its steps with noise; or a function, see `selection`.
         plan: noise, splits and what is recorded; None for the solver alone.
+        noises: numbers of the noise that samples, or trees, start from, in place of 0, 1, 2 ...
         world: the processes that share the work; this one draws its batches.
 
     Raises:
         ConfigError: the solver is for rectified flows, and the model's path is another.
     """
-    _check_path(model, solver, plan)
+    sigmas = _times(model, solver, plan, num_inference_steps)
     empty = model.encode([negative_prompt]) if guidance_scale != 1.0 else None
-    sigmas, leaves, processes = model.sigmas(num_inference_steps), plan.leaves if plan else 1, world or World()
+    leaves, processes = plan.leaves if plan else 1, world or World()
 
     def draw(numbers: range) -> Rollout:
-        chosen, encoded = prompts[numbers.start : numbers.stop : leaves], dict[int, Conditioning]()
-
-        def velocity(x_t: Tensor, t: Tensor) -> Tensor:
-            nodes = len(x_t) // len(chosen)
-            if nodes not in encoded:
-                encoded[nodes] = model.encode([prompt for prompt in chosen for _ in range(nodes)])
-            prompt = encoded[nodes]
-            return model.velocity(transformer, x_t, t, prompt, guidance_scale=guidance_scale, empty_prompt=empty)
+        chosen = prompts[numbers.start : numbers.stop : leaves]
+        velocity = _velocity_of(model, transformer, chosen, guidance_scale, empty)
+        roots = (noises or range(len(prompts)))[numbers.start // leaves :][: len(chosen)]
 
         def fresh(step: int, nodes: int) -> Tensor:
             """Noise of all nodes of a step, addressed by their number among them."""
-            begin = (first // leaves + numbers.start // leaves) * (nodes // len(chosen))
-            return noise(model.latent_shape, stream, (*address, step), [*range(begin, begin + nodes)]).to(model.device)
+            each = nodes // len(chosen)
+            places = [root * each + node for root in roots for node in range(each)]
+            return noise(model.latent_shape, stream, (*address, step), places).to(model.device)
 
         with torch.no_grad():
             x = fresh(0, len(chosen))
@@ -102,9 +99,25 @@ def sample_batches(
     yield from model.fits.dealt(kind, batches, draw, processes, leaves)
 
 
-def _check_path(model: FlowModel, solver: str | Selecting, plan: Plan | None) -> None:
+def _times(model: FlowModel, solver: str | Selecting, plan: Plan | None, steps: int) -> Tensor:
     if model.path is not RECTIFIED and (solver == "dpm2" if plan is None else any(plan.noise)):
         raise ConfigError(
             f"the solver {solver} has steps of the straight path between image and noise, and the model {model.family} "
             "has another path; use euler or heun, and a method that learns from an ODE"
         )
+    return model.sigmas(steps)
+
+
+def _velocity_of(
+    model: FlowModel, transformer: nn.Module, prompts: list[str], guidance_scale: float, empty: Conditioning | None
+) -> Velocity:
+    """v(x_t, t) of as many nodes for each prompt as there are rows."""
+    encoded: dict[int, Conditioning] = {}
+
+    def velocity(x_t: Tensor, t: Tensor) -> Tensor:
+        nodes = len(x_t) // len(prompts)
+        if nodes not in encoded:
+            encoded[nodes] = model.encode([prompt for prompt in prompts for _ in range(nodes)])
+        return model.velocity(transformer, x_t, t, encoded[nodes], guidance_scale=guidance_scale, empty_prompt=empty)
+
+    return velocity

@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from advantageflow.advantages import combine_rewards
 from advantageflow.config import Config
+from advantageflow.drafts import extremes, rank_agreement
 from advantageflow.models.base import FlowModel
 from advantageflow.objectives.base import Method
 from advantageflow.pairs import Pair, read_picture
@@ -37,8 +39,11 @@ class Source(Protocol):
     def scores(self) -> dict[str, Tensor]:
         """Of the images that were drawn last: name -> float64 [images]."""
 
-    def diversity(self, rollout: Rollout) -> float | None:
-        """The variance of the latents within a group; None where it says nothing of the policy."""
+    def metrics(self, rollout: Rollout, rewards: Tensor) -> dict[str, float | None]:
+        """What a row holds of the images and their rewards [images]: at least their `diversity`.
+
+        That is the variance of the latents within a group; None where it says nothing of the policy.
+        """
 
 
 class PolicySource:
@@ -65,10 +70,29 @@ class PolicySource:
         self.role = "rollout"  # whose images they are
 
     def draw(self, iteration: int) -> tuple[list[str], Rollout]:
-        settings, metadata = self.config.rollout, self.prompts.by_text
-        count = settings.prompts_per_iteration
+        settings = self.config.rollout
+        prompts = self.prompts_of(iteration, settings.images_per_prompt)
+        return prompts, self.joined(self.draw_some(iteration, prompts, settings.num_inference_steps))
+
+    def prompts_of(self, iteration: int, images: int) -> list[str]:
+        """The iteration's prompts, so many times each."""
+        count = self.config.rollout.prompts_per_iteration
         chosen = self.prompts.draw(iteration * count, count, self.config.seed)
-        prompts = [self.prompts.texts[i] for i in chosen for _ in range(settings.images_per_prompt)]
+        return [self.prompts.texts[i] for i in chosen for _ in range(images)]
+
+    def joined(self, mine: dict[int, Rollout]) -> Rollout:
+        """What all processes drew."""
+        return Rollout.join(self.world.exchange(mine)).to(self.model.device)
+
+    def draw_some(
+        self, iteration: int, prompts: list[str], steps: int, noises: Sequence[int] | None = None
+    ) -> dict[int, Rollout]:
+        """Draw an image of each prompt, and have it scored: this process's batches, by the number of their first image.
+
+        Args:
+            noises: number of the noise that each starts from; by default its own.
+        """
+        settings, metadata = self.config.rollout, self.prompts.by_text
         mine: dict[int, Rollout] = {}
         with self.policy.acting_as(self.role) as transformer:
             for numbers, batch in sample_batches(
@@ -77,11 +101,12 @@ class PolicySource:
                 prompts,
                 stream=Stream.ROLLOUT,
                 address=(self.config.seed, iteration),
-                num_inference_steps=settings.num_inference_steps,
+                num_inference_steps=steps,
                 solver=settings.solver,
                 plan=self.config.walk_plan(iteration),
                 guidance_scale=settings.guidance_scale,
                 batch_size=settings.batch_size,
+                noises=noises,
                 world=self.world,
             ):
                 mine[numbers.start] = batch if self.world.size == 1 else batch.to("cpu")
@@ -89,15 +114,14 @@ class PolicySource:
                 images = self.model.decode(batch.x0).cpu()
                 self.scorer.submit(images, drawn, [metadata[prompt] for prompt in drawn], numbers.start)
                 self.advance(len(drawn) * self.world.size)
-        return prompts, Rollout.join(self.world.exchange(mine)).to(self.model.device)
+        return mine
 
     def scores(self) -> dict[str, Tensor]:
         return self.scorer.results()
 
-    def diversity(self, rollout: Rollout) -> float | None:
+    def metrics(self, rollout: Rollout, rewards: Tensor) -> dict[str, float | None]:
         groups = rollout.x0.unflatten(0, (-1, self.config.rollout.images_per_prompt))
-        variance: float = groups.var(1).mean().item()
-        return variance
+        return {"diversity": groups.var(1).mean().item()}
 
 
 class AheadSource:
@@ -130,8 +154,8 @@ class AheadSource:
     def scores(self) -> dict[str, Tensor]:
         return self.source.scorer.results(self._waiting)
 
-    def diversity(self, rollout: Rollout) -> float | None:
-        return self.source.diversity(rollout)
+    def metrics(self, rollout: Rollout, rewards: Tensor) -> dict[str, float | None]:
+        return self.source.metrics(rollout, rewards)
 
 
 class PairSource:
@@ -171,8 +195,44 @@ class PairSource:
         values = [score for pair in self._drawn for score in pair.scores]
         return {GIVEN: torch.tensor(values, dtype=torch.float64)}
 
-    def diversity(self, rollout: Rollout) -> float | None:
-        return None
+    def metrics(self, rollout: Rollout, rewards: Tensor) -> dict[str, float | None]:
+        return {"diversity": None}
+
+
+class DraftSource:
+    """Draws `rollout.drafts` cheap drafts for each image, scores them, and draws each prompt's extremes again in full.
+
+    After Sol-RL, whose drafts are of a lower precision; these take fewer steps. Drafts and their images start from
+    the same noise, so that what drafts score says something of what images will.
+    """
+
+    def __init__(self, source: PolicySource) -> None:
+        self.source, self.weights = source, source.weights
+        self._drafted = torch.empty(0)  # scores of the drafts that were drawn again, [groups, kept]
+
+    def draw(self, iteration: int) -> tuple[list[str], Rollout]:
+        source, settings = self.source, self.source.config.rollout
+        drafts = settings.images_per_prompt * settings.drafts
+        prompts = source.prompts_of(iteration, drafts)
+        source.draw_some(iteration, prompts, settings.drafting_steps)
+        groups = torch.arange(settings.prompts_per_iteration).repeat_interleave(drafts)
+        scores = source.scores()
+        weights = torch.tensor([self.weights[name] for name in scores])
+        rewards = combine_rewards(
+            torch.stack(list(scores.values())), weights, groups, source.config.scoring.combine
+        ).view(-1, drafts)
+        chosen = extremes(rewards, settings.images_per_prompt)
+        self._drafted = rewards.gather(1, chosen)
+        noises = (chosen + drafts * torch.arange(len(chosen)).unsqueeze(1)).flatten().tolist()
+        prompts = [prompts[i] for i in noises]
+        return prompts, source.joined(source.draw_some(iteration, prompts, settings.num_inference_steps, noises))
+
+    def scores(self) -> dict[str, Tensor]:
+        return self.source.scores()
+
+    def metrics(self, rollout: Rollout, rewards: Tensor) -> dict[str, float | None]:
+        agreement = rank_agreement(self._drafted, rewards.view_as(self._drafted))
+        return {**self.source.metrics(rollout, rewards), "drafts/rank_agreement": agreement}
 
 
 def source_of(
@@ -190,4 +250,6 @@ def source_of(
     if pairs is not None:
         return PairSource(config, model, pairs, advance, world)
     source = PolicySource(config, model, policy, method, prompts, scorer, advance, world)
+    if config.rollout.drafts > 1:
+        return DraftSource(source)
     return AheadSource(source) if config.rollout.ahead else source

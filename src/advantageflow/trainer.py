@@ -193,7 +193,7 @@ class Trainer:
             **reward_metrics(rewards, scores),
             "zero_variance_groups": zero_variance_groups(rewards, groups),
             "advantage/mean": advantages.mean().item(),
-            "diversity": self.source.diversity(rollout),
+            **self.source.metrics(rollout, rewards),
             **learned,
             **probed,
             **{f"seconds/{stage}": self.seconds[stage] - seconds[stage] for stage in TRAINING},
