@@ -44,6 +44,7 @@ METHODS = {
         },
     ),
     "windows": ("mix-grpo", 4, {"model": {"dtype": "bfloat16"}}),
+    "probes": ("stepwise-flow-grpo", 4, {}),
     "groups": ("crd", 4, {"rollout": {"ahead": 1}}),
     "trees": ("branch-grpo", 4, {"rollout": {"images_per_prompt": 4}, "model": {"dtype": "float16"}}),
     "gradients": ("draft", 4, {"rollout": {"solver": "euler"}}),

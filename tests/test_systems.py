@@ -185,7 +185,8 @@ def test_sampling_and_learning_put_no_float64_on_the_device(name, monkeypatch):
             model, None, prompts, stream=Stream.ROLLOUT, address=(0, 0), num_inference_steps=4,
             solver=config.rollout.solver, plan=plan,
         )  # fmt: skip
-        credit = method.credit(rewards, groups, rollout.edges, config.advantage.model_dump())
+        probes = rewards[:, None] * torch.arange(len(rollout.probes))
+        credit = method.credit(rewards, groups, rollout.scored(probes), config.advantage.model_dump())
         scored = Scored(prompts, rollout, rewards, groups, credit, (0, 0))
         policy, critic = Acting(), method.critic(4)
         policy.critic = critic and critic.to("meta")

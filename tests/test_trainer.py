@@ -1,6 +1,7 @@
 """The loop, on a tiny random model: what it computes, what it writes, and that it goes on exactly where it stopped."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -74,6 +75,31 @@ def make_trainer(config, folder, model_folder, rewards=None):
     )
     model = load_model(**{**config.model.model_dump(exclude={"device"}), "path": str(model_folder)})
     return build(config, run, inputs, Console(quiet=True), model=model)
+
+
+def test_the_rewards_of_probes_are_their_images_own(tmp_path, tiny_pipeline_folder, monkeypatch):
+    """A probe that goes the sampler's own way comes to the image, to the bit: batches, trees and names are in order."""
+    method, found = find("g2rpo"), []
+
+    def plan(self, *arguments):
+        (parting,) = (plain := drawn(self, *arguments)).keep
+        return replace(plain, probes=(tuple(range(parting + 1, 5)), (parting + 1, 4)))
+
+    def credit(self, rewards, groups, edges, settings):
+        found.append((rewards, edges.probes))
+        return credited(self, rewards, groups, edges, settings)
+
+    drawn, credited = method.plan, method.credit
+    monkeypatch.setattr(method, "plan", plan)
+    monkeypatch.setattr(method, "credit", credit)
+    rollout = {"solver": "flow_sde", "batch_size": 8}
+    config = make_config(objective="g2rpo", reward={"scenes_graded": 2.0, "scenes_strict": -1.0}, rollout=rollout)
+    rewards = {"scenes_graded": brightness, "scenes_strict": lambda images, prompts: images.std((1, 2, 3))}
+    make_trainer(config, tmp_path / "run", tiny_pipeline_folder, rewards).iterate()
+    ((rewards, probes),) = found
+    assert len(rewards.unique()) == 12
+    assert torch.equal(probes[:, 0], rewards)
+    assert not torch.equal(probes[:, 1], rewards)
 
 
 def stop_after(iterations, trainer):

@@ -6,7 +6,7 @@ import torch
 from advantageflow.flow import sd3_sigmas
 from advantageflow.solvers import SDE_STEPS, euler, gaussian_log_prob, sde_step
 from advantageflow.walk_plan import Plan, chain
-from advantageflow.walks import Edges, walk
+from advantageflow.walks import Edges, probe, walk
 
 SIGMAS = sd3_sigmas(6)
 
@@ -113,3 +113,19 @@ def test_a_plan_that_cannot_be_is_refused():
         Plan((0.0,) * 3, frozenset(), (1, 1))
     with pytest.raises(ValueError, match="keeps a step that it does not have"):
         chain([0.0] * 3, {3})
+    for way in ((1, 2), (2, 1, 3), (3,), (0, 3)):  # not to the end, back, from where nothing is known, before a split
+        with pytest.raises(ValueError, match="must go from a recorded state, after all splits, to the last place, 3"):
+            Plan((0.0,) * 3, frozenset({0, 1}), (2, 1, 1), (way,))
+
+
+def test_probes_are_euler_s_from_recorded_states(noise):
+    plan = Plan((0.0, 0.7, 0.0, 0.0, 0.0, 0.0), frozenset({1}), (1, 3, 1, 1, 1, 1), ((2, 3, 4, 5, 6), (2, 5, 6)))
+    x, edges = walk(velocity, noise, SIGMAS, plan, "flow_sde", fresh)
+    whole, coarse = probe(velocity, edges, SIGMAS, plan)
+    assert torch.equal(whole, x)  # the sampler's own way
+    assert torch.equal(coarse, euler(velocity, edges.next_x, SIGMAS[[2, 5, 6]]))
+    before = Plan((0.7,) * 6, frozenset({2, 3}), (), ((2, 6), (4, 6)))
+    _, edges = walk(velocity, noise, SIGMAS, before, "flow_sde", fresh)
+    first, last = probe(velocity, edges, SIGMAS, before)
+    assert torch.equal(first, euler(velocity, edges.x[:4], SIGMAS[[2, 6]]))
+    assert torch.equal(last, euler(velocity, edges.next_x[4:], SIGMAS[[4, 6]]))

@@ -155,7 +155,7 @@ def _check_drafts(config: Config, method: Method) -> None:
         "rollout.source brings the images": rollout.source is not None,
         "rollout.ahead draws before scores are known": rollout.ahead > 0,
         f"objective {method.name!r} learns from more than clean images; choose a forward method": (
-            method.family != "forward"
+            method.family != "forward" or config.walk_plan() is not None
         ),
         f"rollout.drafting_steps is {rollout.drafting_steps}, no fewer than rollout.num_inference_steps": (
             rollout.drafting_steps >= rollout.num_inference_steps

@@ -103,7 +103,9 @@ def make_plan(config: Config) -> Plan:
         steps = config.evaluation.num_inference_steps * (2 if config.evaluation.guidance_scale != 1 else 1)
         flops = (passes * config.run.iterations + evaluated * steps) * forward_flops(facts, config)
         drafts = images * rollout.drafts if rollout.drafts > 1 else 0
-        decoded = (images + drafts + 3 * pictures) * config.run.iterations + evaluated
+        walked = config.walk_plan()
+        probes = images * len(walked.probes) if walked else 0
+        decoded = (images + drafts + probes + 3 * pictures) * config.run.iterations + evaluated
         flops += decoded * pixels(config) * facts.decode_flops
         memory = stages(facts, config)
         on_gpu = {name: sized(facts, config, size) for name, (_, size) in GPUS.items()}
@@ -160,7 +162,8 @@ def _calls_per_image(config: Config, iteration: int = 0) -> float:
     if plan is None:
         drafted = rollout.drafts * rollout.drafting_steps if rollout.drafts > 1 else 0
         return (steps + drafted) * (2 if rollout.solver == "heun" else 1)
-    return float(sum(1 / plan.leaves_after(step - 1) for step in range(steps)))
+    probes = sum(len(way) - 1 for way in plan.probes)
+    return probes + float(sum(1 / plan.leaves_after(step - 1) for step in range(steps)))
 
 
 def _cases_per_image(config: Config, iteration: int = 0) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from advantageflow.models.base import Conditioning, FlowModel
 from advantageflow.seeding import Stream, noise
 from advantageflow.solvers import ODE_SOLVERS, Velocity
 from advantageflow.walk_plan import Plan
-from advantageflow.walks import Edges, walk
+from advantageflow.walks import Edges, probe, walk
 from advantageflow.world import World
 
 Selecting = Callable[[Velocity, Tensor, Tensor, range], Tensor]  # (velocity, noise, sigmas, numbers) -> images x0
@@ -23,18 +23,27 @@ Selecting = Callable[[Velocity, Tensor, Tensor, range], Tensor]  # (velocity, no
 
 @dataclass(frozen=True)
 class Rollout:
-    """Clean latents x0 [images, ...], and the recorded transitions that led to them, where a plan keeps any."""
+    """Clean latents x0 [images, ...], and the recorded transitions that led to them, where a plan keeps any.
+
+    probes: the latents of each of the plan's probes, [images, ...], until they are scored.
+    """
 
     x0: Tensor
     edges: Edges | None = None
+    probes: Sequence[Tensor] = ()
 
     def to(self, device: torch.device | str) -> Rollout:
         """The same on another device."""
-        return Rollout(self.x0.to(device), self.edges.to(device) if self.edges is not None else None)
+        edges = self.edges.to(device) if self.edges is not None else None
+        return Rollout(self.x0.to(device), edges, [latents.to(device) for latents in self.probes])
+
+    def scored(self, probes: Tensor | None) -> Edges | None:
+        """Its transitions, with the rewards of probes [images, probes]."""
+        return replace(self.edges, probes=probes) if self.edges is not None else None
 
     @staticmethod
     def join(batches: Sequence[Rollout]) -> Rollout:
-        """Several batches as one."""
+        """Several batches as one, without their probes."""
         x0 = torch.cat([batch.x0 for batch in batches])
         edges = [batch.edges for batch in batches if batch.edges is not None]
         return Rollout(x0, Edges.join(edges, [len(batch.x0) for batch in batches]) if edges else None)
@@ -59,8 +68,7 @@ def sample_batches(
     """Draw one sample per prompt, a batch at a time: the numbers of its prompts, and their samples.
 
     Sample i starts from noise that is addressed by (stream, *address, i); batches do not change it.
-    Of a plan with splits the samples of one tree, which start from one noise and whose prompts must be equal, are never
-    in two batches. A batch for which the memory is not enough comes in parts.
+    A plan's trees, each from one noise and of one prompt, are never parted. A batch too large for memory is.
 
     Args:
         solver: of the ODE, or with a plan the kind of its steps with noise; or a function, see `selection`.
@@ -92,7 +100,8 @@ def sample_batches(
                 return Rollout(solver(velocity, x, sigmas, numbers))
             if plan is None:
                 return Rollout(ODE_SOLVERS[solver](velocity, x, sigmas))
-            return Rollout(*walk(velocity, x, sigmas, plan, solver, lambda step, nodes: fresh(1 + step, nodes)))
+            x0, edges = walk(velocity, x, sigmas, plan, solver, lambda step, nodes: fresh(1 + step, nodes))
+            return Rollout(x0, edges, probe(velocity, edges, sigmas, plan) if edges else ())
 
     kind = "sampling" if stream is Stream.ROLLOUT else "evaluating"
     batches = model.fits.batches(kind, batch_size, len(prompts), model.device, processes.size, leaves)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -28,16 +29,31 @@ GIVEN = "given"  # the name of scores that pairs bring
 class Source(Protocol):
     """Gives `prompts_per_iteration` groups of `images_per_prompt` images, and then their scores.
 
+    config: of the run.
     weights: of each of the scores in the reward.
     """
 
+    config: Config
     weights: Mapping[str, float]
 
     def draw(self, iteration: int) -> tuple[list[str], Rollout]:
         """The prompt of each image, those of a group one after the other, and the images."""
 
     def scores(self) -> dict[str, Tensor]:
-        """Of the images that were drawn last: name -> float64 [images]."""
+        """Of the images that were drawn last, then of each of their probes: name -> float64 [(1 + probes) images]."""
+
+    def rewards(self, groups: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
+        """The reward of each image, float64 [images], the scores that it is made of, and the rewards of its probes.
+
+        Args:
+            groups: [images] integers, equal for images of one prompt. Probes are of their image's group.
+        """
+        scores, count = self.scores(), len(groups)
+        weights, values = torch.tensor([self.weights[name] for name in scores]), torch.stack([*scores.values()])
+        every = groups.repeat(values.shape[1] // count)
+        rewards, *probes = combine_rewards(values, weights, every, self.config.scoring.combine).split(count)
+        own = {name: found[:count] for name, found in scores.items()}
+        return rewards, own, torch.stack(probes, 1) if probes else None
 
     def metrics(self, rollout: Rollout, rewards: Tensor) -> dict[str, float | None]:
         """What a row holds of the images and their rewards [images]: at least their `diversity`.
@@ -46,7 +62,7 @@ class Source(Protocol):
         """
 
 
-class PolicySource:
+class PolicySource(Source):
     """The rollout policy draws images, and rewards score each batch while the next is drawn.
 
     Args:
@@ -109,10 +125,13 @@ class PolicySource:
                 noises=noises,
                 world=self.world,
             ):
-                mine[numbers.start] = batch if self.world.size == 1 else batch.to("cpu")
                 drawn = [prompts[i] for i in numbers]
-                images = self.model.decode(batch.x0).cpu()
-                self.scorer.submit(images, drawn, [metadata[prompt] for prompt in drawn], numbers.start)
+                about = [metadata[prompt] for prompt in drawn]
+                for place, latents in enumerate((batch.x0, *batch.probes)):
+                    images = self.model.decode(latents).cpu()
+                    self.scorer.submit(images, drawn, about, place * len(prompts) + numbers.start)
+                batch = replace(batch, probes=())
+                mine[numbers.start] = batch if self.world.size == 1 else batch.to("cpu")
                 self.advance(len(drawn) * self.world.size)
         return mine
 
@@ -124,7 +143,7 @@ class PolicySource:
         return {"diversity": groups.var(1).mean().item()}
 
 
-class AheadSource:
+class AheadSource(Source):
     """Draws the next iteration's images before this one's scores are asked for, so that slow rewards cost no time.
 
     Images are drawn by the rollout policy as it was an iteration before. Those weights are the role AHEAD, from which a
@@ -132,7 +151,7 @@ class AheadSource:
     """
 
     def __init__(self, source: PolicySource) -> None:
-        self.source, self.weights = source, source.weights
+        self.source, self.config, self.weights = source, source.config, source.weights
         source.role = AHEAD
         self._next: tuple[int, list[str], Rollout, Waiting] | None = None
         self._waiting: Waiting = {}
@@ -158,7 +177,7 @@ class AheadSource:
         return self.source.metrics(rollout, rewards)
 
 
-class PairSource:
+class PairSource(Source):
     """Pairs take turns: each comes once before any comes twice, in an order that the seed and the round decide.
 
     Args:
@@ -199,7 +218,7 @@ class PairSource:
         return {"diversity": None}
 
 
-class DraftSource:
+class DraftSource(Source):
     """Draws `rollout.drafts` cheap drafts for each image, scores them, and draws each prompt's extremes again in full.
 
     After Sol-RL, whose drafts are of a lower precision; these take fewer steps. Drafts and their images start from
@@ -207,7 +226,7 @@ class DraftSource:
     """
 
     def __init__(self, source: PolicySource) -> None:
-        self.source, self.weights = source, source.weights
+        self.source, self.config, self.weights = source, source.config, source.weights
         self._drafted = torch.empty(0)  # scores of the drafts that were drawn again, [groups, kept]
 
     def draw(self, iteration: int) -> tuple[list[str], Rollout]:
@@ -216,11 +235,7 @@ class DraftSource:
         prompts = source.prompts_of(iteration, drafts)
         source.draw_some(iteration, prompts, settings.drafting_steps)
         groups = torch.arange(settings.prompts_per_iteration).repeat_interleave(drafts)
-        scores = source.scores()
-        weights = torch.tensor([self.weights[name] for name in scores])
-        rewards = combine_rewards(
-            torch.stack(list(scores.values())), weights, groups, source.config.scoring.combine
-        ).view(-1, drafts)
+        rewards = source.rewards(groups)[0].view(-1, drafts)
         chosen = extremes(rewards, settings.images_per_prompt)
         self._drafted = rewards.gather(1, chosen)
         noises = (chosen + drafts * torch.arange(len(chosen)).unsqueeze(1)).flatten().tolist()

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from advantageflow.advantages import combine_rewards, zero_variance_groups
+from advantageflow.advantages import zero_variance_groups
 from advantageflow.config import Config, ConfigError
 from advantageflow.decay import decay_of
 from advantageflow.environment import peak_memory
@@ -171,10 +171,8 @@ class Trainer:
         with self._timed("sampling", len(groups)):
             prompts, rollout = self.source.draw(self.iteration)
         with self._timed("scoring", len(groups)):
-            scores = self.source.scores()
-        weights = torch.tensor([self.source.weights[name] for name in scores])
-        rewards = combine_rewards(torch.stack(list(scores.values())), weights, groups, config.scoring.combine)
-        advantages = self.method.credit(rewards, groups, rollout.edges, config.advantage.model_dump())
+            rewards, scores, probes = self.source.rewards(groups)
+        advantages = self.method.credit(rewards, groups, rollout.scored(probes), config.advantage.model_dump())
         scored = Scored(prompts, rollout, rewards, groups, advantages, (config.seed, self.iteration))
         with self._timed("learning", len(prompts) * config.learn.t_draws):
             probed = self.learner.probe(scored)

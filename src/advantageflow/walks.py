@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from advantageflow.flow import like
-from advantageflow.solvers import Velocity, gaussian_log_prob, sde_step
+from advantageflow.solvers import Velocity, euler, gaussian_log_prob, sde_step
 from advantageflow.walk_plan import Plan
 
 
@@ -26,6 +26,7 @@ class Edges:
     step: the sampler's step of each, [edges] integers.
     log_prob: under the policy that drew them, [edges]; 0 for a step without noise.
     leaves: the images [first, end) that each led to, [edges, 2].
+    probes: rewards of the plan's probes, float64 [images, probes]; None before they are known, or without any.
     """
 
     x: Tensor
@@ -33,6 +34,7 @@ class Edges:
     step: Tensor
     log_prob: Tensor
     leaves: Tensor
+    probes: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Edges:
         """The same with its tensors on another device; steps and leaves, which are looked up, stay on the CPU."""
@@ -96,3 +98,13 @@ def walk(
             kept.append(Edges(x, next_x, torch.full((len(x),), step), log_prob, leaves))
         x = next_x
     return x, Edges.join(kept, [0] * len(kept)) if kept else None
+
+
+def probe(velocity: Velocity, edges: Edges, sigmas: Tensor, plan: Plan) -> list[Tensor]:
+    """The images of each of a plan's probes, [images, ...]; `edges` are of one walk."""
+    found = []
+    for way in plan.probes:
+        here, before = edges.step == way[0], edges.step == way[0] - 1
+        x = edges.x[here] if here.any() else edges.next_x[before]
+        found.append(euler(velocity, x, sigmas[[*way]]))
+    return found

@@ -6,10 +6,20 @@ import torch
 from advantageflow.config import check_config
 from advantageflow.errors import ConfigError
 from advantageflow.flow import like, sd3_sigmas, shift_t
-from advantageflow.objectives import BranchGRPO, FlashGRPO, FlowDPPO, FlowGRPO, GRPOGuard, MixGRPO, TempFlowGRPO
+from advantageflow.objectives import (
+    G2RPO,
+    BranchGRPO,
+    FlashGRPO,
+    FlowDPPO,
+    FlowGRPO,
+    GRPOGuard,
+    MixGRPO,
+    StepwiseFlowGRPO,
+    TempFlowGRPO,
+)
 from advantageflow.objectives.base import Transition
 from advantageflow.solvers import gaussian_log_prob, sde_step
-from advantageflow.walks import walk
+from advantageflow.walks import Edges, walk
 
 SIGMAS = sd3_sigmas(10)
 
@@ -216,3 +226,54 @@ def test_flash_grpo_has_noise_in_one_early_step_another_each_time():
     assert all(len(plan.keep) == 1 for plan in plans)
     with pytest.raises(ConfigError, match=r"'cps', an SDE, .* the steps of another solver; set .* to flow_sde, dance"):
         check_config({"objective": "flash-grpo", "rollout": {"solver": "cps"}})
+
+
+def edges_of(steps, images, probes):
+    """Transitions of chains, step by step, and what their probes are worth."""
+    count = len(steps) * images
+    step, first = torch.tensor(steps).repeat_interleave(images), torch.arange(images).repeat(len(steps))
+    empty = torch.zeros(count, 1)
+    return Edges(empty, empty, step, torch.zeros(count), torch.stack([first, first + 1], 1), probes)
+
+
+def test_gains_add_up_to_what_the_last_state_is_worth_more_than_the_first():
+    generator = torch.Generator().manual_seed(0)
+    probes = torch.rand(6, 5, dtype=torch.float64, generator=generator)  # of places 0 to 4
+    groups, edges = torch.tensor([0, 0, 0, 1, 1, 1]), edges_of(range(4), 6, probes)
+    plain = {"normalize": "centered", "clip": 100.0}
+    credit = StepwiseFlowGRPO().credit(probes[:, -1], groups, edges, plain).view(4, 6)
+    grown = probes[:, -1] - probes[:, 0]
+    torch.testing.assert_close(credit.sum(0), grown - grown.view(2, 3).mean(1).repeat_interleave(3))
+    of_one_step = probes[:, 2] - probes[:, 1]  # less the mean over all images and steps of the prompt
+    torch.testing.assert_close(credit[1], of_one_step - grown.view(2, 3).mean(1).repeat_interleave(3) / 4)
+    spread = StepwiseFlowGRPO().credit(probes[:, -1], groups, edges, {"normalize": "group_std", "clip": 100.0})
+    for group in spread.view(4, 2, 3).transpose(0, 1):
+        assert group.std().item() == pytest.approx(1)
+
+
+def test_stepwise_foresees_an_image_from_every_state_that_it_learns_from():
+    plan = StepwiseFlowGRPO(foresight=3).plan(0, 10, 0.7, 3)
+    assert plan.probes == ((0, 3, 7, 10), (1, 4, 7, 10), (2, 5, 7, 10), (3, 5, 8, 10))
+    assert StepwiseFlowGRPO(foresight=2).plan(0, 4, 0.7, None).probes[-1] == (3, 4)
+
+
+def test_g2rpo_adds_the_scores_of_granularities_among_the_branches_of_a_state():
+    rewards = torch.tensor([0.0, 1.0, 5.0, 5.0], dtype=torch.float64)
+    coarse = torch.tensor([[0.0], [1.0], [2.0], [8.0]], dtype=torch.float64)
+    edges, settings = edges_of([2], 4, coarse), {"normalize": "group_std", "clip": 5.0}
+    half = 0.5**0.5
+    for granularities, expected in (((1, 2), [-2 * half, 2 * half, -half, half]), ((1,), [-half, half, 0, 0])):
+        credit = G2RPO(branches=2, granularities=granularities).credit(rewards, torch.zeros(4).long(), edges, settings)
+        assert credit.tolist() == pytest.approx(expected)
+
+
+def test_g2rpo_completes_the_branches_of_an_early_step_by_longer_steps():
+    plans = [G2RPO(branches=3, granularities=(1, 2, 3)).plan(iteration, 10, 0.7, None) for iteration in range(60)]
+    for plan in plans:
+        (parting,) = plan.keep
+        assert plan.leaves == plan.children[parting] == 3
+        assert [level > 0 for level in plan.noise] == [step == parting for step in range(10)]
+        assert [way[:2] for way in plan.probes] == [(parting + 1, parting + 3), (parting + 1, parting + 4)]
+    assert {min(plan.keep) for plan in plans} == {0, 1, 2, 3, 4}
+    with pytest.raises(ConfigError, match=r"granularities is \[2, 2\]; allowed: one or more different"):
+        check_config({"objective": {"name": "g2rpo", "granularities": [2, 2]}})

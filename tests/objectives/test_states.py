@@ -94,3 +94,5 @@ def test_what_has_no_states_of_a_sampler_is_refused():
         check_config({"objective": "diffusion-art", "learn": {"t_distribution": "uniform"}})
     with pytest.raises(ConfigError, match=r"'dpm2', an ODE, .* set rollout.solver to euler"):
         check_config({"objective": "diffusion-art", "rollout": {"solver": "dpm2"}})
+    with pytest.raises(ConfigError, match="learns from more than clean images"):
+        check_config({"objective": "diffusion-art", "rollout": {"drafts": 2}})
