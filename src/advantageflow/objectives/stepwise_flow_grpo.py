@@ -32,8 +32,8 @@ class StepwiseFlowGRPO(Reverse):
         foresight: steps of the short ODE, as evenly as the sampler's times allow.
         clip_range, kl_weight, advantage_clip: ε, β, c.
 
-    Departs from the paper in: an ODE of 2 steps by default, where it has 5; Flow-GRPO's SDE by default, where its own is
-    nearer to `rollout.solver: ddim`.
+    Departs from the paper in: an ODE of 2 steps by default, where it has 5; Flow-GRPO's SDE by default, where its own
+    is nearer to `rollout.solver: ddim`.
     """
 
     title: ClassVar[str] = "Stepwise-Flow-GRPO"
