@@ -39,8 +39,9 @@ SETTINGS = (
     "rollout.batch_size=2", "learn.batch_size=3",  # work for both processes
     "rollout.prompts_per_iteration=2", "rollout.images_per_prompt=3", "rollout.num_inference_steps=3",
     "learn.t_draws=2", "policy.lora_rank=4", "evaluation.num_images=6", "evaluation.num_inference_steps=2",
-    "evaluation.every=7", "run.checkpoint_every=1", "run.samples_every=1000", "run.keep=3", "run.threads=1",
-    "run.constant_rewards_stop=0", "model.device=cpu", "prompts.train=scenes:train", "prompts.held_out=scenes:held_out",
+    "evaluation.every=7", "evaluation.prompts_shown=7", "run.checkpoint_every=1", "run.samples_every=1000",
+    "run.keep=3", "run.threads=1", "run.constant_rewards_stop=0", "model.device=cpu",
+    "prompts.train=scenes:train", "prompts.held_out=scenes:held_out",
 )  # fmt: skip
 
 

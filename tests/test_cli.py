@@ -21,6 +21,7 @@ SMALL = [
     "policy.lora_rank=4",
     "evaluation.num_images=6",
     "evaluation.num_inference_steps=2",
+    "evaluation.prompts_shown=2",
     "run.checkpoint_every=1",
     "run.threads=1",
 ]

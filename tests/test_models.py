@@ -1,8 +1,31 @@
+import gc
+import weakref
+
 import pytest
 import torch
 
 from advantageflow.config import ConfigError, check_config
-from advantageflow.models import check_model_path, load_model
+from advantageflow.models import check_model_path, load_model, no_garbage
+
+
+class Circle:
+    """Garbage that only a search finds."""
+
+    def __init__(self):
+        self.itself = self
+
+
+def test_what_is_imported_is_kept_and_garbage_before_and_after_is_found():
+    before = weakref.ref(Circle())
+    with no_garbage():
+        assert before() is None
+        assert not gc.isenabled()
+        within = weakref.ref(Circle())
+    assert gc.isenabled()
+    after = weakref.ref(Circle())
+    gc.collect()
+    assert within() is not None
+    assert after() is None
 
 
 def test_each_distinct_prompt_is_embedded_once(tiny_model, monkeypatch):

@@ -196,9 +196,12 @@ def test_durations(seconds, text):
 
 def test_of_what_transformers_warns_only_the_fallback_of_image_processors_is_left_out():
     code = """
-import logging
-import advantageflow.models.sd3
+import logging, os, sys
+from advantageflow.models import adapter_of
+adapter_of("StableDiffusion3Pipeline")
 logging.getLogger("transformers.utils.import_utils").warning("another matter")
+sys.stderr.flush()
+os._exit(0)
 """
     environment = {name: value for name, value in os.environ.items() if name != "TRANSFORMERS_VERBOSITY"}
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)

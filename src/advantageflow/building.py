@@ -245,8 +245,6 @@ def build(
         ConfigError: the model cannot be loaded, inputs have changed since the run was begun, or are others in another
             process.
     """
-    from advantageflow.trainer import Trainer  # takes seconds, and much can be wrong before
-
     told = describe_sets(inputs.train_prompts, inputs.held_out_prompts)
     for line in (*told, f"evaluated on held-out prompts: {described(config.evaluation.rewards)}"):
         say(console, line)
@@ -258,6 +256,8 @@ def build(
         torch.set_num_threads(config.run.threads)
     if model is None:
         model = load_and_say(config.model, partial(say, console))
+    from advantageflow.trainer import Trainer  # takes seconds, and much can be wrong before
+
     inputs_now = {**fingerprints, **of_model(model.pipeline.components)}
     if world is not None:
         world.check_same({**versions(), **inputs_now, "device": model.device.type})

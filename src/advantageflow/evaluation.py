@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from advantageflow.fits import Size
-from advantageflow.models.base import FlowModel
 from advantageflow.prompts import PromptSet
 from advantageflow.rewards import Reward
 from advantageflow.rewards.scoring import Scorer
@@ -18,6 +17,9 @@ from advantageflow.rollout import sample_batches
 from advantageflow.seeding import Stream
 from advantageflow.selection import Selection
 from advantageflow.world import World
+
+if TYPE_CHECKING:
+    from advantageflow.models.base import FlowModel
 
 # Evaluation draws do not depend on the run's seed: runs with different seeds are scored on the same prompts and noise.
 EVALUATION_SEED = 0

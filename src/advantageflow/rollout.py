@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +12,15 @@ from torch import Tensor, nn
 from advantageflow.errors import ConfigError
 from advantageflow.fits import Size
 from advantageflow.flow import RECTIFIED
-from advantageflow.models.base import Conditioning, FlowModel
+from advantageflow.models.conditioning import Conditioning
 from advantageflow.seeding import Stream, noise
 from advantageflow.solvers import ODE_SOLVERS, Velocity
 from advantageflow.walk_plan import Plan
 from advantageflow.walks import Edges, probe, walk
 from advantageflow.world import World
+
+if TYPE_CHECKING:
+    from advantageflow.models.base import FlowModel
 
 Selecting = Callable[[Velocity, Tensor, Tensor, range], Tensor]  # (velocity, noise, sigmas, numbers) -> images x0
 

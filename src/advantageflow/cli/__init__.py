@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import io
 import os
 import re
@@ -34,6 +36,7 @@ NOISY = r"(torch|diffusers|transformers|peft|huggingface_hub|accelerate|datasets
 def main() -> None:
     """Run the command line; what the user or his machine can mend is one line on stderr, without a traceback."""
     _quiet()
+    atexit.register(gc.freeze)  # Python would look for garbage among all modules, for a second, before it ends
     home = os.path.expanduser("~")  # a shell puts it at the start of a word alone
     sys.argv[1:] = [re.sub(r"(^|=|\+)~(?=/|$)", lambda found: found[1] + home, word) for word in sys.argv[1:]]
     try:

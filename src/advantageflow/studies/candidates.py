@@ -75,7 +75,6 @@ def named(models: Sequence[str], lora: str | None, settings: dict[str, Any]) -> 
     Raises:
         ConfigError: a model, adapter or setting cannot be.
     """
-    from advantageflow.adapters import read_adapter
     from advantageflow.models import check_model_path
 
     found = []
@@ -85,6 +84,8 @@ def named(models: Sequence[str], lora: str | None, settings: dict[str, Any]) -> 
         checked = check_config({"model": {**settings, "path": path}}).model
         check_model_path(checked.path, checked.base)
         if adapter:
+            from advantageflow.adapters import read_adapter
+
             read_adapter(adapter)
         found.append(Candidate(f"{path}+{adapter}" if adapter else path, checked, adapter))
     return found

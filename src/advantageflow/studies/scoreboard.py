@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -18,7 +18,6 @@ from advantageflow.config import ConfigError
 from advantageflow.evaluation import evaluate
 from advantageflow.fingerprint import of_file, of_value
 from advantageflow.hub import commit_of_hub
-from advantageflow.models.base import FlowModel
 from advantageflow.prompts import PromptSet
 from advantageflow.rewards import BUILT_IN, Reward
 from advantageflow.rewards.own import file_of, is_address
@@ -29,6 +28,9 @@ from advantageflow.run.stored import DamagedError, read_object, read_rows
 from advantageflow.statistics import Interval, mean_interval
 from advantageflow.tables import markdown_table
 from advantageflow.world import World
+
+if TYPE_CHECKING:
+    from advantageflow.models.base import FlowModel
 
 BLOCK = 64  # images of each process between two writes
 GRID_IMAGES = 24
