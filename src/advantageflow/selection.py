@@ -9,18 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from advantageflow.errors import ConfigError
 from advantageflow.flow import RECTIFIED, like, predict_x0
-from advantageflow.models.base import FlowModel
 from advantageflow.rewards import Reward
 from advantageflow.rewards.answers import Metadata
 from advantageflow.rewards.scoring import score
 from advantageflow.seeding import Stream, generator, noise
 from advantageflow.solvers import Velocity, euler, sde_step
+
+if TYPE_CHECKING:
+    from advantageflow.models.base import FlowModel
 
 WAYS = ("best", "svdd")
 # Steps that candidates come from. Only where an image depends on its first noise through the states between them
