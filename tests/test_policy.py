@@ -1,8 +1,11 @@
 import pytest
 import torch
 from diffusers import SD3Transformer2DModel
+from peft import LoraConfig, get_peft_model
+from torch import nn
 
 from advantageflow.errors import ConfigError
+from advantageflow.lean import lighten
 from advantageflow.models import load_model
 from advantageflow.policy import ADAPTERS, LORA_TARGETS, Policy, average_decay
 
@@ -145,3 +148,37 @@ def test_weights_of_other_layers_are_not_put_back(tiny_model):
         group["transformer_blocks.0.attn2.to_q.lora_A.learner.weight"] = torch.zeros(4, 96)
     with pytest.raises(ConfigError, match=r"1 names differ, such as transformer_blocks.0.attn2.to_q"):
         policy.load_state(state)
+
+
+@pytest.mark.parametrize(("alpha", "exact"), [(16, True), (12, False)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_layer_sums_what_pefts_own_does(alpha, exact, dtype):
+    """To the bit where alpha / rank is a power of two, and in half precision, where the layer is peft's own."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(24, 40))
+    config = LoraConfig(r=8, lora_alpha=alpha, target_modules=["0"], init_lora_weights=False)
+    layer = get_peft_model(model, config).base_model.model[0]
+    x = torch.randn(3, 5, 24, requires_grad=True)
+
+    def computed():
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            found = layer(x)
+        wanted = [x, *(weight for weight in layer.parameters() if weight.requires_grad)]
+        return [found, *torch.autograd.grad(found.square().sum(), wanted)]
+
+    plain = computed()
+    lighten(layer)
+    assert "forward" in vars(layer)
+    for ours, theirs in zip(computed(), plain, strict=True):
+        torch.testing.assert_close(ours, theirs)
+        assert not exact or torch.equal(ours, theirs)
+    layer.enable_adapters(False)
+    assert torch.equal(layer(x), layer.base_layer(x))
+
+
+def test_layers_that_are_more_than_two_factors_are_left_to_peft():
+    for more in ({"lora_dropout": 0.5}, {"lora_bias": True}, {"use_dora": True}):
+        config = LoraConfig(r=8, lora_alpha=16, target_modules=["0"], **more)
+        layer = get_peft_model(nn.Sequential(nn.Linear(24, 40)), config).base_model.model[0]
+        lighten(layer)
+        assert "forward" not in vars(layer), more

@@ -18,6 +18,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from advantageflow.errors import ConfigError
+from advantageflow.lean import lighten
 
 Role = str  # learner, rollout, average, reference, or a method's own
 # The attention projections of a block: of the image stream and of the text stream. SD3, FLUX and Qwen-Image share the
@@ -83,6 +84,8 @@ class Policy:
             }
             # found once: diffusers' own switches walk through every module of the network
             self._layers = [module for module in transformer.modules() if isinstance(module, BaseTunerLayer)]
+            for layer in self._layers:
+                lighten(layer)
             for role in self.roles:
                 for weight in self.weights[role]:
                     weight.requires_grad_(role == "learner")
