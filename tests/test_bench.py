@@ -11,7 +11,7 @@ from command_line import command_line
 from rich.console import Console
 from test_calls import STEPS
 from test_terminal import STOPS
-from test_trainer import make_config, make_trainer, sections_of, weights
+from test_trainer import make_config, make_trainer, of_each_kind, sections_of, weights
 
 from advantageflow.bench.calls import best_sizes, floor, needed, recorded, replay
 from advantageflow.bench.iteration import varied
@@ -19,7 +19,7 @@ from advantageflow.bench.roofline import flops
 from advantageflow.bench.scaling import SIZE, _grown, exponent
 from advantageflow.bench.steps import Steps
 from advantageflow.bench.tables import calls_told, growth, had_processor, rounded
-from advantageflow.objectives import find, names
+from advantageflow.objectives import find
 from advantageflow.run.progress import Bars
 
 IMAGES = 12
@@ -44,8 +44,8 @@ def trainer_of(tmp_path, tiny_pipeline_folder):
     return build
 
 
-@pytest.mark.parametrize("objective", names())
-def test_the_calls_of_every_method_are_counted_and_repeated_as_they_were(objective, trainer_of):
+@pytest.mark.parametrize("objective", of_each_kind())
+def test_the_calls_of_every_kind_of_method_are_counted_and_repeated_as_they_were(objective, trainer_of):
     trainer = trainer_of(objective, batch_size=5)
     wanted = needed(trainer.config, trainer.iteration)
     with recorded(trainer) as found:

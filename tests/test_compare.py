@@ -9,6 +9,7 @@ import time
 
 import pytest
 from scipy import stats
+from test_children import alive, wait_for
 from test_cli import SMALL, command, run
 
 from advantageflow.config import ConfigError, load_config
@@ -254,11 +255,12 @@ def timeless(result):
     return result
 
 
-def test_a_comparison_that_was_killed_gives_the_same_answer(tmp_path, tiny_pipeline_folder):
+def test_a_comparison_that_was_killed_gives_the_same_answer(tmp_path, tiny_pipeline_folder, runs_here):
+    """Only what is killed has processes of its own."""
     arguments = [
         "scenes", f"model.path={tiny_pipeline_folder}", *SMALL, "evaluation.every=1",
         "--vary", "objective=advantageflow,nft", "--seeds", "1", "--budget", "2iterations",
-        "--jobs", "2", "--threads", "1",
+        "--jobs", "1", "--threads", "1",
     ]  # fmt: skip
     result = run("compare", *arguments, "--output", tmp_path / "whole")
     assert result.returncode == 0, result.stderr
@@ -270,8 +272,11 @@ def test_a_comparison_that_was_killed_gives_the_same_answer(tmp_path, tiny_pipel
     )
     while not [*(tmp_path / "parts").rglob("metrics.jsonl")] and process.poll() is None:
         time.sleep(0.02)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    assert len(children) == 1
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    wait_for(lambda: not any(alive(int(child)) for child in children))  # they notice it within a second
     result = run("compare", *arguments, "--output", tmp_path / "parts")
     assert result.returncode == 0, result.stderr
     lines = [line for line in result.stdout.splitlines() if " runs: " in line]

@@ -240,7 +240,7 @@ def test_constant_rewards_for_all_prompts_are_not_told_twice():
     assert "nothing is learned" in told[2][0]
 
 
-def test_a_comparison_goes_on_beside_an_arm_that_diverges_and_says_why(tmp_path, tiny_pipeline_folder):
+def test_a_comparison_goes_on_beside_an_arm_that_diverges_and_says_why(tmp_path, tiny_pipeline_folder, runs_here):
     """By the exit code of its run: a rate of 10 moves weights by 10 in the first step."""
     arguments = [
         "scenes", "reward=jpeg_incompressibility", f"model.path={tiny_pipeline_folder}", *SMALL,

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from command_line import command_line
 from test_cli import SMALL, command
 
 import advantageflow as af
@@ -59,9 +60,7 @@ def test_the_package_itself_is_there_at_once():
 
 def test_a_function_trains_as_the_command_does(small, tmp_path, monkeypatch):
     changes = [*small, "learn.learning_rate=1e-05", "objective=nft", "evaluation.rewards={graded: scenes_graded}"]
-    subprocess.run(
-        command("train", "scenes", *changes, "--output", tmp_path / "command"), check=True, capture_output=True
-    )
+    assert command_line("train", "scenes", *changes, "--output", tmp_path / "command")[0] == 0
     run = af.train(
         "scenes", *small, objective="nft", output=tmp_path / "python", learn={"learning_rate": 1e-5},
         **{"evaluation.rewards": {"graded": "scenes_graded"}}, quiet=True,

@@ -11,7 +11,7 @@ from advantageflow.building import Inputs, build
 from advantageflow.config import check_config
 from advantageflow.errors import NonFiniteError
 from advantageflow.models import load_model
-from advantageflow.objectives import find, names
+from advantageflow.objectives import all_methods, find
 from advantageflow.prompts import load_prompts
 from advantageflow.rewards import load_reward
 from advantageflow.rewards.scoring import RewardError
@@ -36,6 +36,17 @@ def sections_of(objective):
     method = find(objective)
     solver = method.defaults["rollout.solver"] if method.family == "reverse" else "euler"
     return {"objective": {"name": objective}, "rollout": {"solver": solver}}
+
+
+def of_each_kind():
+    """One method of each family and, within it, of each way in which images are drawn and kept together."""
+    kinds = {}
+    for method in (method() for method in all_methods()):
+        plan = method.plan(0, 4, 0.7, None)
+        shape = plan and (plan.leaves > 1, bool(plan.probes))
+        kind = (method.family, bool(method.slow), method.whole_groups, method.critic(4) is not None, shape)
+        kinds.setdefault(kind, method.name)
+    return [*kinds.values()]
 
 
 def make_config(**sections):
@@ -117,34 +128,6 @@ def weights(trainer):
     return torch.cat([weight.detach().flatten() for weight in trainer.policy.parameters]).clone()
 
 
-@pytest.mark.parametrize("objective", names())
-def test_every_method_runs_in_the_same_loop(objective, tmp_path, tiny_pipeline_folder):
-    trainer = make_trainer(make_config(**sections_of(objective)), tmp_path / "run", tiny_pipeline_folder)
-    start = weights(trainer)
-    summary = trainer.run()
-    assert not torch.equal(weights(trainer), start)
-    assert summary["iterations"] == 2
-    assert set(summary["before"]) == set(summary["after"]) == {"strict", "graded", "tasks"}
-    assert set(summary["after"]["tasks"]) == {"single", "two", "counting", "colors", "position", "binding"}
-    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
-    for name in ("config.yaml", "curve.png", "samples/before_after.png", "lora/pytorch_lora_weights.safetensors"):
-        assert (tmp_path / "run" / name).is_file()
-    rows = trainer.directory.metrics()
-    assert [row["iteration"] for row in rows] == [0, 1]
-    assert {"reward/mean", "reward/std", "reward/best", "zero_variance_groups", "grad_norm", "loss"} <= set(rows[0])
-    assert {"distance/to_rollout", "distance/to_reference", "seconds/sampling", "seconds/learning"} <= set(rows[0])
-    terms = [name for name in rows[0] if name.startswith("loss/") and name.count("/") == 1 and "advantage" not in name]
-    assert terms
-    seen = trainer.method.sees
-    assert (rows[0]["distance/to_rollout"] is None) == ("rollout" not in seen)
-    assert (rows[0]["distance/to_reference"] is None) == ("reference" not in seen)
-    for name in ("loss", *terms):
-        for sign in ("positive", "negative"):
-            assert f"{name}/{sign}_advantage" in rows[0]
-    total = sum(rows[1][name] for name in terms)
-    assert total == pytest.approx(rows[1]["loss"], rel=1e-9)
-
-
 def test_full_fine_tuning(tmp_path, tiny_pipeline_folder):
     config = make_config(policy={"lora_rank": 0}, learn={"learning_rate": 1e-5})
     trainer = make_trainer(config, tmp_path / "run", tiny_pipeline_folder)
@@ -152,20 +135,6 @@ def test_full_fine_tuning(tmp_path, tiny_pipeline_folder):
     trainer.run()
     assert not torch.equal(weights(trainer), start)
     assert not (tmp_path / "run" / "lora").exists()
-
-
-@pytest.mark.parametrize("objective", names())
-def test_the_batch_size_does_not_change_the_gradient(objective, tmp_path, tiny_pipeline_folder):
-    """Micro-batches of 5 and of 64 give the same first step, up to rounding in float32."""
-    gradients = []
-    for size in (5, 64):
-        sections = {**sections_of(objective), "learn": {"batch_size": size}}
-        sections["rollout"]["prompts_per_iteration"] = 2
-        trainer = make_trainer(make_config(**sections), tmp_path / f"{size}", tiny_pipeline_folder)
-        trainer.iterate()
-        gradients.append(torch.cat([p.grad.flatten() for p in trainer.policy.parameters if p.grad is not None]))
-    scale = gradients[1].abs().max()
-    torch.testing.assert_close(gradients[0] / scale, gradients[1] / scale, atol=1e-5, rtol=0)
 
 
 def test_gradients_by_sign_are_measured_now_and_then_and_change_nothing(tmp_path, tiny_pipeline_folder):
@@ -202,12 +171,21 @@ def test_the_sampling_batch_size_does_not_change_the_samples(tmp_path, tiny_pipe
     assert rewards[0] == pytest.approx(rewards[1], rel=1e-5)
 
 
+def check_what_a_run_leaves(folder, summary):
+    assert summary["iterations"] == 3
+    assert set(summary["before"]) == set(summary["after"]) == {"strict", "graded", "tasks"}
+    assert set(summary["after"]["tasks"]) == {"single", "two", "counting", "colors", "position", "binding"}
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    for name in ("config.yaml", "curve.png", "samples/before_after.png", "lora/pytorch_lora_weights.safetensors"):
+        assert (folder / name).is_file()
+
+
 # one of each family, with trees of images, coupled groups and a slow copy of its own
 @pytest.mark.parametrize("objective", ["advantageflow", "crd", "branch-grpo", "draft"])
 def test_a_resumed_run_ends_where_an_undisturbed_one_does(objective, tmp_path, tiny_pipeline_folder):
     config = make_config(**sections_of(objective), run={"iterations": 3})
     whole = make_trainer(config, tmp_path / "whole", tiny_pipeline_folder)
-    whole.run()
+    check_what_a_run_leaves(tmp_path / "whole", whole.run())
     first = make_trainer(config, tmp_path / "parts", tiny_pipeline_folder)
 
     def killed_in_the_third_iteration(images, prompts):
