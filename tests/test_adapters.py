@@ -9,6 +9,7 @@ from diffusers import SD3Transformer2DModel
 from safetensors.torch import load_file, save_file
 from test_families import FAMILIES, folder, load  # noqa: F401
 
+from advantageflow.adapter_formats import write_kohya
 from advantageflow.adapter_names import PUBLISHED
 from advantageflow.adapters import FILE, fit, join, of_factors, read_adapter, write_adapter
 from advantageflow.errors import ConfigError, NonFiniteError
@@ -317,3 +318,23 @@ def test_a_sum_of_adapters_is_the_sum_of_their_changes():
         expected = sum(b @ a for adapter in (one, other) for n, (a, b) in adapter.layers.items() if n == name)
         torch.testing.assert_close(both.layers[name][1] @ both.layers[name][0], expected)
     assert one.fingerprint != other.fingerprint
+
+
+def test_kohyas_form_is_read_back_as_the_same_adapter(plain, tmp_path):
+    """By the names of the first publication; what an attention adds is the same, however its factors are stacked."""
+    pairs = factors(plain.transformer, only="attn")
+    plain.save_lora(tmp_path / "ours", named(pairs))
+    (tmp_path / "theirs").mkdir()
+    write_kohya(tmp_path / "ours", tmp_path / "theirs")
+    keys = load_file(tmp_path / "theirs" / "lora.safetensors").keys()
+    first = {
+        "StableDiffusion3Pipeline": "lora_unet_joint_blocks_0_x_block_attn_qkv",
+        "FluxPipeline": "lora_unet_double_blocks_0_img_attn_qkv",
+        "QwenImagePipeline": "lora_unet_transformer_blocks_0_attn_to_q",
+    }[plain.family]
+    assert {f"{first}.lora_down.weight", f"{first}.lora_up.weight", f"{first}.alpha"} <= keys
+    assert not any("joint_blocks" in key and "double_blocks" in first for key in keys)
+    found = fit(read_adapter(str(tmp_path / "theirs")), plain.transformer).layers
+    assert found.keys() == pairs.keys()
+    for name, (a, b) in pairs.items():
+        torch.testing.assert_close(found[name][1] @ found[name][0], b @ a)

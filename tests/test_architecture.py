@@ -25,7 +25,7 @@ worlds prompts.geneval prompts.ocr
 rewards
 config config_types config_rules methods evaluated reading
 prompts pairs
-sharding adapters lean policy optimizers models
+sharding adapters adapter_formats lean policy optimizers models
 rollout selection evaluation sources
 learning
 run

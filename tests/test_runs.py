@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from advantageflow.cli import app
 from advantageflow.config import dump_config
 from advantageflow.errors import ConfigError, NonFiniteError
+from advantageflow.models import load_model
 from advantageflow.run.checkpoint import verify
 from advantageflow.run.directory import RunDirectory
 from advantageflow.run.folder_lock import locked
@@ -110,6 +111,26 @@ def test_the_adapter_is_there_from_the_first_evaluation_on(tmp_path, model, tiny
     assert last != (tmp_path / "run" / "lora-000002" / LORA).read_bytes()
 
 
+def test_a_run_is_exported_for_other_programs(finished, tmp_path, tiny_pipeline_folder):
+    """In kohya's names, and as a pipeline that has the adapter in its weights."""
+    command("export", finished, "--format", "kohya", "--output", tmp_path / "kohya")
+    _, text = command("export", finished, "--format", "merged", "--output", tmp_path / "merged")
+    assert text.endswith(str(tmp_path / "merged"))
+    merged, ours, theirs = (load_model(str(path)) for path in (tmp_path / "merged", *[tiny_pipeline_folder] * 2))
+    ours.load_adapter(str(finished / "lora"))
+    theirs.load_adapter(str(tmp_path / "kohya"))
+    x = torch.randn(1, *ours.latent_shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        values = [
+            model.velocity(model.transformer, x, torch.tensor([0.5]), model.encode(["a ring"]))
+            for model in (ours, merged, theirs)
+        ]
+    torch.testing.assert_close(values[1], values[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(values[2], values[0], atol=1e-5, rtol=1e-4)
+    with pytest.raises(ConfigError, match="is not an empty folder"):
+        command("export", finished, "--format", "merged", "--output", tmp_path / "merged")
+
+
 def test_full_fine_tuning_exports_the_transformer(tmp_path, tiny_pipeline_folder):
     from diffusers import SD3Transformer2DModel
 
@@ -119,6 +140,8 @@ def test_full_fine_tuning_exports_the_transformer(tmp_path, tiny_pipeline_folder
     exported = SD3Transformer2DModel.from_pretrained(tmp_path / "run" / "transformer")
     for one, other in zip(exported.parameters(), trainer.policy.weights["average"], strict=True):
         assert torch.equal(one, other)
+    with pytest.raises(ConfigError, match="has no adapter"):
+        command("export", tmp_path / "run", "--format", "kohya")
 
 
 def test_changes_are_used_kept_and_told(finished, tmp_path, tiny_pipeline_folder):

@@ -7,7 +7,7 @@ diffusers' name or by that of the model's first publication, where queries, keys
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.", "unet.")
 FLAT_PREFIXES = ("lora_transformer_", "lora_unet_")
@@ -16,8 +16,7 @@ _IMAGE = tuple(f"{_BLOCK}.attn.to_{name}" for name in "qkv")
 _TEXT = tuple(f"{_BLOCK}.attn.add_{name}_proj" for name in "qkv")
 _EMBEDDER = "time_text_embed.{}_embedder.linear_{}"
 # First published name -> diffusers' layers, whose outputs it holds one after another
-PUBLISHED: dict[str, tuple[str, ...]] = {
-    # Stable Diffusion 3 and 3.5
+_SD3: dict[str, tuple[str, ...]] = {
     "joint_blocks.{i}.x_block.attn.qkv": _IMAGE,
     "joint_blocks.{i}.x_block.attn.proj": (f"{_BLOCK}.attn.to_out.0",),
     "joint_blocks.{i}.x_block.attn2.qkv": tuple(f"{_BLOCK}.attn2.to_{name}" for name in "qkv"),
@@ -34,7 +33,8 @@ PUBLISHED: dict[str, tuple[str, ...]] = {
     "t_embedder.mlp.2": (_EMBEDDER.format("timestep", 2),),
     "y_embedder.mlp.0": (_EMBEDDER.format("text", 1),),
     "y_embedder.mlp.2": (_EMBEDDER.format("text", 2),),
-    # FLUX.1
+}
+_FLUX: dict[str, tuple[str, ...]] = {
     "double_blocks.{i}.img_attn.qkv": _IMAGE,
     "double_blocks.{i}.img_attn.proj": (f"{_BLOCK}.attn.to_out.0",),
     "double_blocks.{i}.txt_attn.qkv": _TEXT,
@@ -56,18 +56,39 @@ PUBLISHED: dict[str, tuple[str, ...]] = {
     "vector_in.out_layer": (_EMBEDDER.format("text", 2),),
     "guidance_in.in_layer": (_EMBEDDER.format("guidance", 1),),
     "guidance_in.out_layer": (_EMBEDDER.format("guidance", 2),),
-    # both
+}
+_BOTH: dict[str, tuple[str, ...]] = {
     "final_layer.linear": ("proj_out",),
     "final_layer.adaLN_modulation.1": ("norm_out.linear",),
 }
+PUBLISHED = _SD3 | _FLUX | _BOTH
+PUBLISHED_BY_FAMILY = {"StableDiffusion3Pipeline": _SD3 | _BOTH, "FluxPipeline": _FLUX | _BOTH}
 
 
-def known_names(layers: Iterable[str]) -> dict[str, tuple[str, ...]]:
+def published_names(layers: Iterable[str], family: str) -> dict[str, tuple[str, ...]]:
+    """An adapter's layers by the names of the model's first publication, or by their own, with "_" for ".".
+
+    Args:
+        family: class of the pipeline.
+    """
+    layers = [*layers]
+    found = {
+        name: meant
+        for name, meant in known_names(layers, PUBLISHED_BY_FAMILY.get(family, {})).items()
+        if name not in map(_flat, layers)
+    }
+    published = {layer for meant in found.values() for layer in meant}
+    return found | {_flat(layer): (layer,) for layer in layers if layer not in published}
+
+
+def known_names(
+    layers: Iterable[str], published: Mapping[str, tuple[str, ...]] = PUBLISHED
+) -> dict[str, tuple[str, ...]]:
     """Every name that a transformer with these layers may be meant by, with "_" for ".", -> its layers."""
     layers = set(layers)
     blocks = sorted({int(found[1]) for name in layers if (found := re.match(r"\w*transformer_blocks\.(\d+)\.", name))})
     known = {}
-    for name, targets in PUBLISHED.items():
+    for name, targets in published.items():
         for i in blocks if "{i}" in name else [0]:
             meant = tuple(target.format(i=i) for target in targets)
             if layers.issuperset(meant):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -20,6 +20,10 @@ def export(
         str, typer.Option(help="last, best (by the held-out score run.best), or a number that was kept.")
     ] = "last",
     output: Annotated[Path | None, typer.Option(help="Folder to write; default: lora-ITERATION in the run.")] = None,
+    form: Annotated[
+        Literal["diffusers", "kohya", "merged"],
+        typer.Option("--format", help="kohya: its names, for ComfyUI and others; merged: the whole pipeline."),
+    ] = "diffusers",
 ) -> None:
     """Write the trained adapter of a checkpoint; where all weights were trained, the transformer."""
     from rich.console import Console
@@ -39,17 +43,41 @@ def export(
         raise ConfigError(f"{source} was written by an early version, without an adapter in it; continue the run first")
     if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"{output} is not an empty folder; choose another --output")
-    targets = {name: output.resolve() if output else run / f"{name}-{number:06d}" for name in EXPORTS}
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    with nullcontext() if output else locked(run):  # elsewhere nobody else writes, and the run may go on
-        done = copy_export(source, targets)
+    if form != "diffusers":
+        done = [_converted(directory, source, form, output or run / f"{form}-{number:06d}")]
+    else:
+        targets = {name: output.resolve() if output else run / f"{name}-{number:06d}" for name in EXPORTS}
+        if output is not None:
+            output.parent.mkdir(parents=True, exist_ok=True)
+        with nullcontext() if output else locked(run):  # elsewhere nobody else writes, and the run may go on
+            done = copy_export(source, targets)
     label = directory.config().best_score
     told = {"here": record.get("evaluation"), "base model": record.get("before")}
     scores = ", ".join(f"{name} {found[label]:.3f}" for name, found in told.items() if found and label in found)
     Console(markup=False).print(
         f"iteration {number}{f' ({label}: {scores})' if scores else ''}: {done[0]}", highlight=False, soft_wrap=True
     )
+
+
+def _converted(directory: RunDirectory, source: Path, form: str, output: Path) -> Path:
+    """A checkpoint's adapter in another form."""
+    from advantageflow.adapter_formats import write_kohya, write_merged
+    from advantageflow.config import ConfigError
+    from advantageflow.models import load_model
+    from advantageflow.run.checkpoint import atomic_directory
+
+    lora = source / "lora"
+    if not lora.is_dir():
+        raise ConfigError(f"{directory.path} trained all weights, and has no adapter; give --format diffusers")
+    config = directory.config()
+    with atomic_directory(output.resolve()) as folder:
+        if form == "kohya":
+            write_kohya(lora, folder)
+        else:
+            # what model.lora brought is in the export
+            settings = config.model.model_dump(exclude={"device", "lora", "shard", "compile", "offload"})
+            write_merged(load_model(**settings, device="cpu"), lora, folder)
+    return output
 
 
 def _chosen(directory: RunDirectory, iteration: str) -> int:
