@@ -1,6 +1,7 @@
 """What a method does not see is never computed, and a plan counts what is."""
 
 from collections import Counter
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -50,9 +51,12 @@ def counting(trainer):
     rows, acting, stage = Counter(), ["learner"], ["sampling"]
     act, learn = trainer.policy.acting_as, trainer.learner.learn
 
+    @contextmanager
     def acting_as(role):
-        acting[0] = role
-        return act(role)
+        acting.insert(0, role)
+        with act(role) as transformer:
+            yield transformer
+        acting.pop(0)
 
     def learning(scored):
         stage[0] = "learning"

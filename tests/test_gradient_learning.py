@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_trainer import make_config, make_trainer
+from test_trainer import make_config, make_trainer, sections_of
 
 from advantageflow.learning import FAMILIES, Scored
 from advantageflow.models import load_model
@@ -16,6 +16,8 @@ PROMPTS = ["a red circle", "a red circle", "two blue rings", "two blue rings"]
 
 def make_family(folder, tmp_path, clip, objective="draft", **sections):
     """A family of a gradient method over four images, drawn by an adapter that is not zero; and its parts."""
+    rollout = sections_of(objective["name"] if isinstance(objective, dict) else objective)["rollout"]
+    sections["rollout"] = {**rollout, **sections.get("rollout", {})}
     sections = {"reward": "clipscore", "objective": objective, "learn": {"t_draws": 1}, **sections}
     config = make_config(**sections)
     trainer = make_trainer(config, tmp_path / "run", folder, {"clipscore": CLIPScore(clip)})
@@ -26,7 +28,7 @@ def make_family(folder, tmp_path, clip, objective="draft", **sections):
     with trainer.policy.acting_as("learner") as transformer:
         ((_, rollout),) = sample_batches(
             model, transformer, PROMPTS, stream=Stream.ROLLOUT, address=(0, 0), solver=settings.solver,
-            num_inference_steps=settings.num_inference_steps, plan=method.plan(0, 4, 0.7, None),
+            num_inference_steps=settings.num_inference_steps, plan=config.walk_plan(),
             guidance_scale=settings.guidance_scale,
         )  # fmt: skip
     zeros = torch.zeros(4, dtype=torch.float64)
@@ -65,7 +67,9 @@ def test_the_gradient_of_draft_1_is_that_of_finite_differences(guidance_scale, c
     assert (found[weight] * direction).sum().item() == pytest.approx(expected, rel=0.02)
 
 
-@pytest.mark.parametrize("objective", ["draft", "draft-lv", "refl", {"name": "draft", "last_steps": 3}])
+@pytest.mark.parametrize(
+    "objective", ["draft", "draft-lv", "refl", {"name": "draft", "last_steps": 3}, "adjoint-matching"]
+)
 def test_settings_that_save_memory_do_not_change_the_gradient(objective, clip, tmp_path, tiny_pipeline_folder):
     plain = slopes(*make_family(tiny_pipeline_folder, tmp_path / "plain", clip, objective)[:2])
     saving = {"gradient_checkpointing": True, "vae_slicing": True, "offload": True}

@@ -48,6 +48,7 @@ METHODS = {
     "groups": ("crd", 4, {"rollout": {"ahead": 1}}),
     "trees": ("branch-grpo", 4, {"rollout": {"images_per_prompt": 4}, "model": {"dtype": "float16"}}),
     "gradients": ("draft", 4, {"rollout": {"solver": "euler"}}),
+    "adjoints": ("adjoint-matching", 4, {}),
     "all weights": ("advantageflow", 0, {}),
 }
 SETTINGS = {  # nothing divides evenly

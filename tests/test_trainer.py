@@ -34,7 +34,8 @@ brightness.with_gradient = brightness
 def sections_of(objective):
     """What a method needs beside the small settings below: a sampler with noise to learn from transitions."""
     method = find(objective)
-    solver = method.defaults["rollout.solver"] if method.family == "reverse" else "euler"
+    euler = method.family != "reverse" and "euler" in (method.solvers or ("euler",))
+    solver = "euler" if euler else method.defaults["rollout.solver"]
     return {"objective": {"name": objective}, "rollout": {"solver": solver}}
 
 

@@ -127,12 +127,12 @@ def _check_roles(method: Method) -> None:
                 f"objective {method.name!r} calls a slow copy {shown(role)}; allowed: one word other than "
                 f"{', '.join(ROLES)}"
             )
-    known = ("rollout", "reference", "average", *method.slow) if method.family != "gradient" else ()
+    known = ("rollout", "reference", "average", *method.slow) if method.family != "gradient" else ("reference",)
     for role in sorted(method.sees):
         if role not in known:
             raise ConfigError(
                 f"objective {method.name!r} sees {shown(role)}; allowed for a {method.family} method: "
-                f"{', '.join(known) or 'nobody'}"
+                f"{', '.join(known)}"
             )
 
 

@@ -136,11 +136,13 @@ def calls(config: Config, iteration: int = 0) -> tuple[int, dict[str, int]]:
     sampling = round(images * _calls_per_image(config, iteration)) * (2 if rollout.guidance_scale != 1 else 1)
     if rollout.source is not None:  # the images are there; each is encoded, which costs about as much as decoding
         sampling = 0
-    scales = {**method.guidance, **({"learner": rollout.guidance_scale} if method.family == "gradient" else {})}
-    cases = round(images * _cases_per_image(config, iteration))
     roles = ("learner", *sorted(method.sees - _never_parted(config)))
+    scales = dict.fromkeys(roles, rollout.guidance_scale) if method.family == "gradient" else method.guidance
+    cases = round(images * _cases_per_image(config, iteration))
     learning = {role: cases * (2 if scales.get(role, 1.0) != 1 else 1) for role in roles}
-    learning["learner"] *= method.calls(rollout.num_inference_steps)
+    for role in roles:
+        calls_of = method.calls if role == "learner" else method.calls_of_others
+        learning[role] *= calls_of(rollout.num_inference_steps)
     return sampling, learning
 
 

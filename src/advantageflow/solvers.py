@@ -90,7 +90,7 @@ def dance_sde(v: Tensor, x: Tensor, sigma: Tensor, sigma_next: Tensor, level: Le
 
 
 def memoryless(v: Tensor, x: Tensor, sigma: Tensor, sigma_next: Tensor, level: Level) -> tuple[Tensor, Tensor]:
-    """Adjoint Matching's SDE (arXiv 2409.08861) with g = level sqrt(2σ / (1 - σ)): at level 1 x0 forgets its noise.
+    """The SDE of arXiv 2409.08861 with g = level sqrt(2σ / (1 - σ)): at level 1 x0 forgets its noise.
 
     1 - σ is kept from 0 by the step's width, as in the paper.
     """

@@ -23,8 +23,9 @@ def start(weight, first, x=None, drawn=0.25):
     if x is None:
         x = euler(velocity, NOISE, SIGMAS[: first + 1]).detach()
     return Start(
-        x, torch.full((3,), first), SIGMAS, velocity, lambda number: torch.full_like(x, drawn + number), state, uniform
-    )
+        x, torch.full((3,), first), SIGMAS, velocity, lambda number: torch.full_like(x, drawn + number), state, uniform,
+        move=None, base=None,
+    )  # fmt: skip
 
 
 STATES = torch.stack([euler(lambda x, t: 0.8 * torch.sin(x), NOISE, SIGMAS[: step + 1]) for step in range(7)])
@@ -74,7 +75,7 @@ def test_refl_predicts_from_a_late_step_of_each_image():
     assert [*refl.starts(6)] == [4, 5]
     begin = start(w, 0, x=NOISE)
     steps = torch.tensor([4, 5, 4])
-    (image,) = refl.images(Start(NOISE, steps, SIGMAS, lambda x, t: w * x, begin.fresh, state, uniform))
+    (image,) = refl.images(replace(begin, step=steps, velocity=lambda x, t: w * x))
     torch.testing.assert_close(image, NOISE - SIGMAS[steps][:, None, None] * w * NOISE)
 
 
@@ -107,7 +108,7 @@ def test_align_prop_is_draft_with_a_number_of_steps_for_each_image():
     w, align = weight(), AlignProp(last_steps=4)
     assert [*align.starts(6)] == [*align.recorded(6)] == [2, 3, 4, 5]
     begin, steps = start(w, 2), torch.tensor([2, 5, 3])
-    (image,) = align.images(Start(state(steps), steps, SIGMAS, begin.velocity, begin.fresh, state, uniform))
+    (image,) = align.images(replace(begin, x=state(steps), step=steps))
     torch.testing.assert_close(image.detach(), STATES[6])
     found = slopes(image, w)
     for row, first in enumerate(steps.tolist()):
@@ -153,7 +154,7 @@ def test_drtune_adds_the_gradients_of_steps_before_an_early_stop():
     w, tune = weight(), DRTune(active_steps=2, stops=0.5)
     assert [*tune.starts(6)] == [3, 4, 5]
     begin, stops = start(w, 3), torch.tensor([3, 5, 4])
-    (image,) = tune.images(Start(state(stops), stops, SIGMAS, begin.velocity, begin.fresh, state, uniform))
+    (image,) = tune.images(replace(begin, x=state(stops), step=stops))
     drawn = uniform(1)[:, 0]
     for row, stop in enumerate(stops.tolist()):
         x, t = STATES[stop, row], SIGMAS[stop]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from advantageflow.learning.base import Case, Family, Terms
-from advantageflow.objectives.base import Sampled, Start
+from advantageflow.objectives.base import Start
 from advantageflow.policy import Role
 from advantageflow.rewards.gradients import score_with_gradient
 from advantageflow.seeding import Stream, generator, noise
+from advantageflow.solvers import SDE_STEPS, Velocity, sde_step
 
 
 class GradientFamily(Family):
@@ -20,7 +22,10 @@ class GradientFamily(Family):
         super().__init__(*args)
         edges = self.scored.rollout.edges
         assert edges is not None
-        self._edges = edges
+        plan = self.config.walk_plan(self.scored.address[-1])
+        assert plan is not None
+        self._edges, self._levels = edges, torch.tensor(plan.noise, dtype=torch.float64)
+        self._sigmas = self.model.sigmas(self.config.rollout.num_inference_steps)
         self._starts = [*self.method.starts(self.config.rollout.num_inference_steps)]
         self._edge = edges.places()
 
@@ -53,22 +58,26 @@ class GradientFamily(Family):
             ]
             return torch.cat(drawn).to(model.device)
 
-        with self.policy.acting_as("learner") as transformer:
-            start = Start(
-                self._edges.x[edges],
-                begin,
-                model.sigmas(self.config.rollout.num_inference_steps),
-                lambda x_t, t: model.velocity(
+        @contextmanager
+        def acting_as(role: Role) -> Iterator[Velocity]:
+            with self.policy.acting_as(role) as transformer:
+                yield lambda x_t, t: model.velocity(
                     transformer, x_t, t, conditioning, guidance_scale=guidance, empty_prompt=empty
-                ),
-                fresh,
-                state,
-                uniform,
-                model.path,
-            )
-            rewards = [self._reward(latents, prompts) for latents in self.method.images(start)]
-        terms = self.method.terms(Sampled(torch.stack(rewards).mean(0)))
+                )
+
+        with acting_as("learner") as velocity:
+            start = Start(
+                self._edges.x[edges], begin, self._sigmas, velocity, fresh, state, uniform, self._move,
+                lambda: acting_as("reference"), model.path,
+            )  # fmt: skip
+            terms = self.method.look(start, lambda latents: self._reward(latents, prompts))
         return self._terms(terms, {}, scored.advantages[images], images)
+
+    def _move(self, v: Tensor, x: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """The sampler's transitions from x."""
+        solver = self.config.rollout.solver
+        kind = solver if solver in SDE_STEPS else next(iter(SDE_STEPS))  # without noise all are Euler's
+        return sde_step(kind, v, x, self._sigmas[steps], self._sigmas[steps + 1], self._levels[steps])
 
     def _begin(self, image: int, draw: int) -> int:
         """The recorded step from which a case starts, one of those that the method allows."""

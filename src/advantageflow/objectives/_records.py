@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from torch import Tensor
 
     from advantageflow.flow import Path
@@ -167,6 +169,23 @@ class Transition:
 
 
 @dataclass
+class Controlled:
+    """What a formula of optimal control sees of a batch of transitions.
+
+    mean, mean_ref: under the learner, with gradient, and under the base model, [batch, ...].
+    std: the transition's, [batch].
+    width: of the step in time, [batch].
+    adjoint: how the cost of the image changes with the state after it, [batch, ...].
+    """
+
+    mean: Tensor
+    mean_ref: Tensor
+    std: Tensor
+    width: Tensor
+    adjoint: Tensor
+
+
+@dataclass
 class Sampled:
     """What a formula of a differentiable reward sees: the rewards [batch], with gradient."""
 
@@ -186,6 +205,8 @@ class Start:
     state: (steps [batch]) -> the states that were recorded before these steps [batch, ...], without gradient; after the
         last step it is the image.
     uniform: (count) -> numbers in [0, 1), float64 [batch, count] on the CPU.
+    move: (v, x, steps [batch]) -> (mean [batch, ...], std [batch]) of the sampler's transitions from x.
+    base: a context in which there is the base model's velocity, like `velocity`.
     """
 
     x: Tensor
@@ -195,6 +216,8 @@ class Start:
     fresh: Callable[[int], Tensor]
     state: Callable[[Tensor], Tensor]
     uniform: Callable[[int], Tensor]
+    move: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+    base: Callable[[], AbstractContextManager[Callable[[Tensor, Tensor], Tensor]]]
     path: Path = field(default_factory=_rectified)
 
 

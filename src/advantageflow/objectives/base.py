@@ -6,13 +6,14 @@ the recorded transitions of a sampler, and a `Gradient` method the reward itself
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
 
 from advantageflow.decay import Decay
+from advantageflow.objectives._records import Controlled as Controlled
 from advantageflow.objectives._records import Noised as Noised
 from advantageflow.objectives._records import Sampled as Sampled
 from advantageflow.objectives._records import Start as Start
@@ -117,6 +118,10 @@ class Method:
 
     def calls(self, steps: int) -> int:
         """Calls of the transformer with gradient for each case; `steps` are the sampler's."""
+        return 1
+
+    def calls_of_others(self, steps: int) -> int:
+        """Calls of the transformer by each other role that it sees, for each case."""
         return 1
 
     def critic(self, channels: int) -> nn.Module | None:
@@ -269,6 +274,16 @@ class Gradient(Method):
     def images(self, start: Start) -> Iterator[Tensor]:
         """Latents [batch, ...] with gradient; the loss is the mean over all that are given."""
         raise TypeError(f"{type(self).__name__} does not define its images")
+
+    def look(self, start: Start, reward: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """The formula's terms, [batch] each: of the reward of `images`, unless a method looks at something else.
+
+        Args:
+            reward: latents [batch, ...] -> [batch], with gradient.
+        """
+        import torch
+
+        return self.terms(Sampled(torch.stack([reward(latents) for latents in self.images(start)]).mean(0)))
 
 
 def check_last_steps(last_steps: int, config: Config) -> None:
