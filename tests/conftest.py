@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import runs_here as runs_here
+from warm import launched as launched
 
 torch.set_num_threads(1)
 gc.disable()  # what the tests import is no garbage; to look through it takes seconds

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import multiprocessing
 import os
 import signal
 import socket
@@ -17,6 +16,7 @@ import pytest
 import torch
 from command_line import command_line
 from rich.console import Console
+from warm import Command, warm
 
 from advantageflow import api
 from advantageflow.config import check_config, dump_config
@@ -82,8 +82,7 @@ def enter(rank, size, port, task, arguments, answers):
 
 def in_processes(size, task, *arguments):
     """What a task answers in each process, by rank."""
-    context = multiprocessing.get_context("forkserver")  # imports what takes seconds, once for all
-    context.set_forkserver_preload(["advantageflow.trainer", "advantageflow.models.sd3"])
+    context = warm()
     answers, port = context.Queue(), free_port()
     processes = [
         context.Process(target=enter, args=(rank, size, port, task, arguments, answers)) for rank in range(size)
@@ -245,14 +244,14 @@ def test_a_run_is_stopped_killed_and_resumed_by_other_numbers_of_processes(tmp_p
         assert (parts / file).read_bytes() == (whole / file).read_bytes(), file
 
 
-def test_evaluations_are_the_same(tmp_path, tiny_pipeline_folder):
+def test_evaluations_are_the_same(tmp_path, tiny_pipeline_folder, launched):
     model, alone, shared = str(tiny_pipeline_folder), tmp_path / "alone", tmp_path / "shared"
     scored = {"reward": "scenes_graded", "prompts": "scenes:held_out", "images": 70, "steps": 2}
     api.evaluate(model, output=alone, quiet=True, **scored)
     options = [word for name, value in scored.items() for word in (f"--{name}", value)]
-    process = start("evaluate", model, *options, "--output", shared, "--processes=2")
-    said = process.communicate(timeout=120)[0]
-    assert process.returncode == 0, said
+    code, _, said = command_line("evaluate", model, *options, "--output", shared, "--processes=2")
+    assert code == 0, said
+    assert "70 of 70" in launched[0].read_text()
     names = sorted(path.name for path in alone.iterdir())
     assert names
     for name in names:
@@ -269,30 +268,33 @@ def hangs_in_one(images, prompts):
 """
 
 
-def test_what_goes_wrong_in_one_process_ends_all_and_is_told_by_it(tmp_path, tiny_pipeline_folder):
+def test_what_goes_wrong_in_one_process_ends_all_and_is_told_by_it(tmp_path, tiny_pipeline_folder, launched):
     (tmp_path / "mine.py").write_text(REWARDS)
     recipe = tmp_path / "recipe.yaml"
     settings = settings_of(tiny_pipeline_folder, scoring={"timeout": 2, "attempts": 1})
     recipe.write_text(dump_config(check_config({**settings, "reward": f"{tmp_path}/mine.py:hangs_in_one"})))
     started = time.monotonic()
-    process = start("train", recipe, "--output", tmp_path / "run", "--processes", "2")
-    said = process.communicate(timeout=90)[0]
-    assert process.returncode == 2
+    code, _, said = command_line("train", recipe, "--output", tmp_path / "run", "--processes", "2")
+    assert code == 2
     assert "process 1: error: the reward" in said
     assert "hangs_in_one' failed: no answer within 2 seconds" in said
     assert "Traceback" not in said
     assert time.monotonic() - started < 60
 
 
-def slurm_tasks(*commands):
+def slurm_tasks(folder, *commands):
     """Processes as srun starts them on one machine; what each said, and its exit code."""
     job = str(free_port() - FIRST_PORT)
     step = {"SLURM_STEP_NUM_TASKS": str(len(commands)), "SLURM_STEP_NODELIST": "localhost", "SLURM_JOB_ID": job}
     tasks = [
-        start(*words, **step, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank), OMP_NUM_THREADS="1")
+        Command(
+            words,
+            {**os.environ, **step, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+            folder / f"said-{rank}",
+        )
         for rank, words in enumerate(commands)
     ]
-    said = [task.communicate(timeout=120)[0] for task in tasks]
+    said = [task.communicate() for task in tasks]
     return said, [task.returncode for task in tasks]
 
 
@@ -301,13 +303,13 @@ def test_slurm_starts_a_run_and_goes_on_with_it(tmp_path, tiny_pipeline_folder):
     settings = settings_of(tiny_pipeline_folder, run={"iterations": 1}, evaluation={"every": 10, "num_images": 2})
     recipe.write_text(dump_config(check_config(settings)))
     begin, go_on = ("train", recipe, "--output", run), ("train", "--resume", run)
-    said, codes = slurm_tasks(begin, begin)
+    said, codes = slurm_tasks(tmp_path, begin, begin)
     assert codes == [0, 0], said
     assert "1 iterations" in said[0]
     assert not said[1]
     assert len(rows_of(run)) == 1
 
-    said, codes = slurm_tasks(go_on, begin)  # a machine that does not see the run's folder
+    said, codes = slurm_tasks(tmp_path, go_on, begin)  # a machine that does not see the run's folder
     assert codes == [2, 2], said
     assert "process 1 on" in said[0]
     assert "has command 'train', and process 0 on" in said[0]
