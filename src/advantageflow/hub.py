@@ -89,3 +89,42 @@ def cannot_fetch(repository: str, error: BaseException) -> ConfigError:
         return ConfigError(f"{what}: the hub does not answer; try again later, or give a folder that holds it")
     reason = " ".join(str(error).split())[:300]
     return ConfigError(f"{what}: {reason}; fetch it once with a network, or give a folder that holds it")
+
+
+def check_repository(repository: str, dry_run: bool = False) -> None:
+    """Check that something can be sent to a repository of this name.
+
+    Raises:
+        ConfigError: it is not OWNER/NAME, or nobody is logged in, which a dry run needs not.
+    """
+    from huggingface_hub import get_token
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils._validators import validate_repo_id
+
+    try:
+        validate_repo_id(repository)
+        if repository.count("/") != 1:
+            raise HFValidationError("an owner is missing")
+    except HFValidationError as error:
+        raise ConfigError(f"{shown(repository)} is no repository of the hub; give OWNER/NAME: {error}") from error
+    if not dry_run and not get_token():
+        raise ConfigError(
+            "nobody is logged in at the hub; log in with: hf auth login, or set HF_TOKEN; --dry-run needs none"
+        )
+
+
+def send(folder: Path, repository: str, private: bool) -> str:
+    """Upload a folder, and the address where it is.
+
+    Raises:
+        ConfigError: the hub refuses, or cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        api.create_repo(repository, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=repository, folder_path=folder, ignore_patterns=".*").repo_url)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"cannot send to {repository}: {reason}; nothing here has changed, try again") from error

@@ -21,6 +21,7 @@ from advantageflow.cli.exporting import export
 from advantageflow.cli.failures import INTERRUPTED, Interruption, explain
 from advantageflow.cli.methods import methods
 from advantageflow.cli.pretraining import app as pretrain_app
+from advantageflow.cli.pushing import push
 from advantageflow.cli.rewards import app as rewards_app
 from advantageflow.cli.rewards import serve
 from advantageflow.cli.sampling import evaluate, sample
@@ -143,7 +144,7 @@ app = typer.Typer(
     help="Reinforcement learning for rectified-flow image generators.",
 )
 app.callback()(_options)
-for command in (train, export, evaluate, sample, report, compare, reproduce, bench, methods, serve):
+for command in (train, export, push, evaluate, sample, report, compare, reproduce, bench, methods, serve):
     app.command()(refusable(command))
 app.add_typer(rewards_app, name="rewards")
 app.add_typer(pretrain_app, name="pretrain")

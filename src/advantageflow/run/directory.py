@@ -32,6 +32,7 @@ from advantageflow.custom_code import RefusedError
 from advantageflow.environment import environment
 from advantageflow.errors import writing
 from advantageflow.places import check_folder
+from advantageflow.run.card import write_card
 from advantageflow.run.changes import EARLIER, evaluates_anew
 from advantageflow.run.checkpoint import atomic_directory, save_state, tidy, write_atomic
 from advantageflow.run.curves import draw_curve
@@ -342,6 +343,8 @@ class RunDirectory:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         write_atomic(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        if (self.path / "lora").is_dir():
+            write_card(self, self.path / "lora")
 
 
 def copy_export(source: Path, targets: Mapping[str, Path]) -> list[Path]:

@@ -1,0 +1,41 @@
+"""`push`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def push(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="At the hub; made where there is none.")],
+    private: Annotated[bool, typer.Option(help="Where it is made, for yourself alone.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Say what would be sent, and send nothing.")] = False,
+) -> None:
+    """Send a run's adapter to the Hugging Face hub, with its card, its pictures and its recipe."""
+    from rich.console import Console
+
+    from advantageflow.config import ConfigError
+    from advantageflow.hub import check_repository, send
+    from advantageflow.run.card import write_card
+    from advantageflow.run.directory import RunDirectory
+    from advantageflow.run.folder_lock import locked
+
+    RunDirectory.check_run(run)
+    check_repository(repository, dry_run)
+    directory, folder = RunDirectory(run), run / "lora"
+    if not folder.is_dir() or directory.summary() is None:
+        why = "is not finished" if directory.summary() is None else "trained all weights, and has no adapter"
+        raise ConfigError(f"{run} {why}; push needs the adapter of a finished run: advantageflow train --resume {run}")
+    with locked(run):
+        write_card(directory, folder, repository)
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
+    console = Console(markup=False, highlight=False, soft_wrap=True)
+    for file in files:
+        console.print(f"{file.stat().st_size / 1e6:9.3f} MB  {file.relative_to(folder)}")
+    if dry_run:
+        console.print(f"{len(files)} files would go to {repository}; nothing was sent")
+    else:
+        console.print(f"{len(files)} files are at {send(folder, repository, private)}")
