@@ -291,8 +291,10 @@ def test_settings_that_cannot_work_here_are_named(folder, settings, message):
 
 
 def test_a_family_that_is_not_known_is_named(tmp_path):
-    (tmp_path / "model_index.json").write_text('{"_class_name": "SanaPipeline"}')
-    with pytest.raises(ConfigError, match="is a SanaPipeline; known families: StableDiffusion3Pipeline, FluxPipeline"):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "LuminaPipeline"}')
+    with pytest.raises(
+        ConfigError, match="is a LuminaPipeline; known families: StableDiffusion3Pipeline, FluxPipeline"
+    ):
         load_model(str(tmp_path))
 
 

@@ -11,6 +11,7 @@ from advantageflow.flow import (
     predict_x0,
     sd3_sigmas,
     shift_t,
+    tabulated,
     velocity_from_x0,
 )
 
@@ -92,7 +93,9 @@ def test_an_unknown_distribution_is_named():
         draw_t("cosine", 1, sd3_sigmas(10), torch.Generator())  # type: ignore[arg-type]
 
 
-PATHS = {"rectified": RECTIFIED, "cosine": COSINE}
+ANGLES = torch.pi / 2 * torch.linspace(0, 1, 51, dtype=torch.float64)
+TABULATED = tabulated(ANGLES.cos(), ANGLES.sin())
+PATHS = {"rectified": RECTIFIED, "cosine": COSINE, "tabulated": TABULATED}
 
 
 @pytest.fixture(params=PATHS)
@@ -149,3 +152,25 @@ def test_networks_of_every_kind_have_one_velocity(walked):
     torch.testing.assert_close(path.velocity_of("epsilon", (x_t - alpha * f) / sigma, x_t, t), velocity)
     assert path.velocity_of("velocity", velocity, x_t, t) is velocity
     torch.testing.assert_close(path.predict_x0(x_t, velocity, t), f)
+
+
+def test_v_prediction_is_the_velocity_in_angles():
+    """On a path with α² + σ² = 1; the cosine path's angle is π/2 t."""
+    x0, noise = torch.randn(2, 6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    t = torch.linspace(0.1, 1, 6, dtype=torch.float64)
+    x_t, velocity = COSINE.interpolate(x0, noise, t), COSINE.velocity(x0, noise, t)
+    found = COSINE.ends("v_prediction", velocity / (torch.pi / 2), x_t, t)
+    torch.testing.assert_close(found, (x0, noise))
+    torch.testing.assert_close(COSINE.velocity_of("v_prediction", velocity / (torch.pi / 2), x_t, t), velocity)
+
+
+def test_a_table_is_kept_to_the_bit():
+    times = torch.arange(51, dtype=torch.float64) / 50
+    table = ANGLES.cos().float()
+    assert torch.equal(tabulated(table, ANGLES.sin()).alpha(times).float(), table)
+
+
+def test_a_step_ends_where_the_image_and_the_noise_of_its_velocity_do(walked):
+    path, x0, noise, t, x_t, _, _ = walked
+    step = path.step(x_t, path.velocity(x0, noise, t), t, t / 2)
+    torch.testing.assert_close(step, path.interpolate(x0, noise, t / 2))

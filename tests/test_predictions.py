@@ -6,6 +6,7 @@ from test_trainer import make_config, make_trainer, weights
 
 from advantageflow import flow
 from advantageflow.errors import ConfigError
+from advantageflow.models.sd3 import SD3Model
 
 LATEST = 0.98  # where the path is noise alone, the noise does not tell the image
 
@@ -72,14 +73,18 @@ def test_gradient_methods_follow_the_path(objective, other_network):
     assert not torch.equal(weights(trainer), start)
 
 
-def test_a_sampler_s_transitions_are_those_of_the_straight_path_alone(tmp_path, tiny_pipeline_folder):
-    config = make_config(objective={"name": "flow-grpo"}, rollout={"solver": "flow_sde"})
-    trainer = make_trainer(config, tmp_path / "run", tiny_pipeline_folder)
-    trainer.model.path = flow.COSINE
-    with pytest.raises(ConfigError, match="the solver flow_sde has steps of the straight path"):
-        trainer.iterate()
-    config = make_config(rollout={"solver": "dpm2"})
-    trainer = make_trainer(config, tmp_path / "other", tiny_pipeline_folder)
-    trainer.model.path = flow.COSINE
-    with pytest.raises(ConfigError, match=r"the solver dpm2 has steps of the straight path .* use euler or heun"):
-        trainer.iterate()
+def test_a_sampler_s_transitions_are_those_of_the_straight_path_alone(tmp_path, tiny_pipeline_folder, monkeypatch):
+    """Which is said before a run begins."""
+    monkeypatch.setattr(SD3Model, "path", flow.COSINE)
+    for objective, solver in (("flow-grpo", "flow_sde"), ("drtune", "euler"), ("flow-bp", "euler")):
+        config = make_config(objective={"name": objective}, rollout={"solver": solver})
+        with pytest.raises(ConfigError, match=f"objective '{objective}' has steps of the straight path"):
+            make_trainer(config, tmp_path / objective, tiny_pipeline_folder)
+
+
+@pytest.mark.parametrize("solver", ["dpm2", "heun"])
+def test_every_ode_solver_follows_the_path(solver, other_network):
+    trainer = other_network(rollout={"solver": solver})
+    start = weights(trainer)
+    trainer.iterate()
+    assert not torch.equal(weights(trainer), start)

@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from advantageflow.flow import interpolate, predict_noise, predict_x0, sd3_sigmas
-from advantageflow.solvers import dpm2, euler, flow_sde_diffusion, flow_sde_step, heun
+from advantageflow.flow import COSINE, RECTIFIED, interpolate, predict_noise, predict_x0, sd3_sigmas
+from advantageflow.solvers import ddim_ode, dpm2, euler, flow_sde_diffusion, flow_sde_step, heun, solve
 
 MEAN, STD = 0.7, 0.5
 
@@ -160,3 +160,39 @@ def test_flow_sde_wants_noise_or_a_next_state(noise):
         flow_sde_step(noise, noise, 0.5, 0.4, noise_level=0.7)
     with pytest.raises(ValueError, match="exactly one"):
         flow_sde_step(noise, noise, 0.5, 0.4, noise_level=0.7, noise=noise, next_x=noise)
+
+
+def curved_error(solver, noise, num_steps):
+    """Of the samples of the same data on the cosine path, from where α = 0.1 on."""
+
+    def x0_of(x, t):
+        alpha, sigma = COSINE.alpha(t), COSINE.sigma(t)
+        return MEAN + alpha * STD**2 / (alpha**2 * STD**2 + sigma**2) * (x - alpha * MEAN)
+
+    def ends(x, t):
+        return COSINE.ends("sample", x0_of(x, t), x, t)
+
+    def spread(t):
+        return torch.sqrt(COSINE.alpha(t) ** 2 * STD**2 + COSINE.sigma(t) ** 2)
+
+    sigmas = torch.linspace(0.936, 0.1, num_steps + 1, dtype=torch.float64)
+    begin, end = sigmas[0], sigmas[-1]
+    x = COSINE.alpha(begin) * MEAN + spread(begin) * noise
+    found = solve(solver, COSINE, lambda x, t: COSINE.velocity(*ends(x, t), t), ends, x, sigmas)
+    return (found - COSINE.alpha(end) * MEAN - spread(end) * noise).abs().max().item()
+
+
+@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("dpm2", 2), ("heun", 2)])
+def test_solvers_of_another_path_have_their_order(solver, order, noise):
+    errors = [curved_error(solver, noise, steps) for steps in (40, 80)]
+    assert errors[1] < 0.03
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.35)
+
+
+def test_ddim_is_euler_on_the_straight_path(noise):
+    sigmas = sd3_sigmas(10)
+
+    def ends(x, t):
+        return RECTIFIED.ends("velocity", gaussian_velocity(x, t), x, t)
+
+    torch.testing.assert_close(ddim_ode(ends, noise, sigmas, RECTIFIED), euler(gaussian_velocity, noise, sigmas))

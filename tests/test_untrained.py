@@ -10,12 +10,13 @@ from transformers import T5Config, T5EncoderModel
 
 from advantageflow.config import load_config
 from advantageflow.memory import MODELS, parts
+from advantageflow.models import adapter_of
 from advantageflow.models.architectures import ARCHITECTURES
 from advantageflow.models.random_pipeline import empty_pipeline
 from advantageflow.plan import forward_flops
-from advantageflow.policy import LORA_TARGETS
 from advantageflow.untrained import StandInTokenizer, on_meta, untrained
 
+SD15, SDXL = "stable-diffusion-v1-5/stable-diffusion-v1-5", "stabilityai/stable-diffusion-xl-base-1.0"
 # Millions of parameters: of the transformer, with its table of positions; of an adapter of rank 32 on the attention
 PUBLISHED = {
     "stabilityai/stable-diffusion-3.5-medium": (2243.17, 2469.66, 191, 18.776),
@@ -23,12 +24,17 @@ PUBLISHED = {
     "black-forest-labs/FLUX.1-dev": (11901.41, 11901.41, 266, 52.298),
     "black-forest-labs/FLUX.1-schnell": (11891.18, 11891.18, 266, 52.298),
     "Qwen/Qwen-Image": (20430.40, 20430.40, 480, 94.372),
+    SD15: (859.52, 859.52, 128, 6.377),
+    SDXL: (2567.46, 2567.46, 560, 46.449),
 }
 ENCODERS = {
     "stabilityai/stable-diffusion-3.5-medium": [123.65, 694.66, 4762.31],
     "black-forest-labs/FLUX.1-dev": [123.06, 4762.31],
     "Qwen/Qwen-Image": [8292.17],
+    SD15: [123.06],
+    SDXL: [123.06, 694.66],
 }
+DECODERS = {"Qwen/Qwen-Image": 126.89, SD15: 83.65, SDXL: 83.65}
 
 
 def millions(network):
@@ -38,11 +44,14 @@ def millions(network):
 @pytest.mark.parametrize("path", ARCHITECTURES)
 def test_transformers_and_adapters_have_as_many_parameters_as_the_published_ones(path):
     parameters, with_positions, layers, adapter = PUBLISHED[path]
-    transformer, settings = empty_pipeline(path).transformer, ARCHITECTURES[path].transformer.settings
+    architecture = ARCHITECTURES[path]
+    transformer, settings = getattr(empty_pipeline(path), architecture.network), architecture.transformer.settings
     positions = settings.get("pos_embed_max_size", 0) ** 2 * settings.get("caption_projection_dim", 0) / 1e6
     assert millions(transformer) == pytest.approx(parameters, abs=0.01)
     assert millions(transformer) + positions == pytest.approx(with_positions, abs=0.01)
-    transformer.add_adapter(LoraConfig(r=32, target_modules=list(LORA_TARGETS["attention"])))
+    transformer.add_adapter(
+        LoraConfig(r=32, target_modules=list(adapter_of(architecture.family).lora_targets["attention"]))
+    )
     trained = {name: weight.numel() for name, weight in transformer.named_parameters() if ".lora_" in name}
     assert (len(trained) / 2, sum(trained.values()) / 1e6) == (layers, pytest.approx(adapter, abs=0.001))
     # which is what a plan says; it takes FLUX.1-schnell for FLUX.1-dev
@@ -52,15 +61,15 @@ def test_transformers_and_adapters_have_as_many_parameters_as_the_published_ones
     assert parts(facts, config)["adapters"] == pytest.approx(adapter * 3 * 4e-3, rel=1e-3)
 
 
-@pytest.mark.parametrize("path", [path for path in ARCHITECTURES if "stable" in path or "dev" in path])
+@pytest.mark.parametrize("path", [path for path in ARCHITECTURES if "3.5" in path or "dev" in path])
 def test_a_plan_counts_the_operations_of_one_call(path):
     """Of a picture of 512 x 512, which PyTorch counts without computing them."""
     settings = ARCHITECTURES[path].transformer.settings
-    few = {**settings, "pos_embed_max_size": 64} if "stable" in path else settings  # the whole table takes gigabytes
+    few = {**settings, "pos_embed_max_size": 64} if "3.5" in path else settings  # the whole table takes gigabytes
     transformer = on_meta(dataclasses.replace(ARCHITECTURES[path].transformer, settings=few).maker()).to("meta")
     text, pooled, t = (torch.empty(1, *size, device="meta") for size in ((MODELS[path].text_tokens, 4096), (2048,), ()))
     with FlopCounterMode(display=False) as counted, torch.no_grad():
-        if "stable" in path:
+        if "3.5" in path:
             transformer(torch.empty(1, 16, 64, 64, device="meta"), text, pooled, t)
         else:
             places = (torch.empty(count, 3, device="meta") for count in (1024, 512))
@@ -72,6 +81,20 @@ def test_a_plan_counts_the_operations_of_one_call(path):
     assert forward_flops(MODELS[path], config) == pytest.approx(counted.get_total_flops(), rel=0.01)
 
 
+@pytest.mark.parametrize("path", [SD15, SDXL])
+@pytest.mark.parametrize("size", [512, 1024])
+def test_a_plan_counts_the_operations_of_one_call_of_a_unet(path, size):
+    network, facts = on_meta(ARCHITECTURES[path].transformer.maker()).to("meta"), MODELS[path]
+    latents, text = (
+        torch.empty(1, *shape, device="meta") for shape in ((4, size // 8, size // 8), (77, facts.text_width))
+    )
+    added = {"text_embeds": torch.empty(1, 1280, device="meta"), "time_ids": torch.empty(1, 6, device="meta")}
+    with FlopCounterMode(display=False) as counted, torch.no_grad():
+        network(latents, torch.empty(1, device="meta"), text, added_cond_kwargs=added)
+    config = load_config("sd35m-pickscore", [f"model.path={path}", f"model.resolution={size}"])
+    assert forward_flops(facts, config) == pytest.approx(counted.get_total_flops(), rel=0.01)
+
+
 @pytest.mark.parametrize("path", ENCODERS)
 def test_text_encoders_and_decoders_have_as_many_parameters_as_the_published_ones(path):
     architecture = ARCHITECTURES[path]
@@ -79,7 +102,7 @@ def test_text_encoders_and_decoders_have_as_many_parameters_as_the_published_one
     assert found == pytest.approx(ENCODERS[path], abs=0.01)
     assert MODELS[path].encoders == pytest.approx(sum(found) * 2e-3, rel=0.03)
     vae = millions(on_meta(architecture.vae.maker()))
-    assert vae == pytest.approx(126.89 if "Qwen" in path else 83.82, abs=0.01)
+    assert vae == pytest.approx(DECODERS.get(path, 83.82), abs=0.01)
     assert MODELS[path].vae == pytest.approx(vae * 2e-3, rel=0.03)
 
 

@@ -171,9 +171,9 @@ def _read_file(source: str, file: Path) -> tuple[dict[str, Tensor], dict[str, st
 
 
 def _diffusers_settings(metadata: Mapping[str, str]) -> Any:
-    """peft's settings as diffusers writes them into a file, those of the transformer."""
+    """peft's settings as diffusers writes them into a file, those of the transformer or U-Net."""
     found = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-    return {name.removeprefix("transformer."): value for name, value in found.items()}
+    return {name.removeprefix("transformer.").removeprefix("unet."): value for name, value in found.items()}
 
 
 def fit(file: AdapterFile, transformer: nn.Module) -> Adapter:
@@ -241,7 +241,7 @@ def _scale(settings: Mapping[str, Any], name: str, rank: int, alpha: Tensor | No
         return float(alpha) / rank
     if "lora_alpha" not in settings:
         return 1.0
-    name = name.removeprefix("base_model.model.").removeprefix("transformer.")
+    name = name.removeprefix("base_model.model.").removeprefix("transformer.").removeprefix("unet.")
     patterns = settings.get("alpha_pattern") or {}
     found = float(patterns.get(get_pattern_key(patterns.keys(), name), settings["lora_alpha"]))
     return found / (math.sqrt(rank) if settings.get("use_rslora") else rank)
@@ -314,11 +314,14 @@ def join(adapters: list[Adapter]) -> dict[str, Tensor]:
     return tensors
 
 
-def write_adapter(directory: Path, tensors: Mapping[str, Tensor], said: Mapping[str, Any]) -> None:
+def write_adapter(
+    directory: Path, tensors: Mapping[str, Tensor], said: Mapping[str, Any], network: str = "transformer"
+) -> None:
     """Export an adapter, by peft's names, that a pipeline's `load_lora_weights(directory)` reads.
 
     Args:
         said: what the file says of itself, JSON-able.
+        network: what the pipeline calls the network that has the layers.
 
     Raises:
         NonFiniteError: a weight is NaN or infinite; nothing is written.
@@ -328,6 +331,6 @@ def write_adapter(directory: Path, tensors: Mapping[str, Tensor], said: Mapping[
             raise NonFiniteError(f"the adapter is not finite ({name}) and was not exported; lower learn.learning_rate")
     directory.mkdir(parents=True, exist_ok=True)
     temporary = directory / f".{FILE}.partial"
-    named = {f"transformer.{name}": tensor.detach().contiguous() for name, tensor in tensors.items()}
+    named = {f"{network}.{name}": tensor.detach().contiguous() for name, tensor in tensors.items()}
     save_file(named, temporary, metadata={ABOUT: json.dumps(said, sort_keys=True)})
     temporary.replace(directory / FILE)

@@ -14,12 +14,13 @@ import torch
 from rich.console import Console
 
 from advantageflow.config import Config
+from advantageflow.config_rules import check_path
 from advantageflow.devices import choose_device
 from advantageflow.environment import environment, versions
 from advantageflow.errors import ConfigError
 from advantageflow.evaluated import described
 from advantageflow.fingerprint import of_value
-from advantageflow.models import check_family, check_model_path, load_and_say, picture_size
+from advantageflow.models import CURVED, check_family, check_model_path, load_and_say, picture_size
 from advantageflow.pairs import Pair, describe, load_pairs, trained
 from advantageflow.places import check_links
 from advantageflow.prompts import PromptSet, describe_sets, load_prompt_sets, shown_prompts
@@ -176,7 +177,8 @@ def load_inputs(
     if config.model.shard:
         check_sharding()
     if not known_model:
-        check_family(config.model)
+        family = check_family(config.model)
+        check_path(config.objective, family, family not in CURVED)
     if config.model.lora:
         from advantageflow.adapters import read_adapter
 

@@ -119,6 +119,19 @@ def _check_solver(config: Config, method: Method, odes: tuple[str, ...], sdes: t
     )
 
 
+def check_path(method: Method, family: str, straight: bool) -> None:
+    """Check that a method's steps are those of the model's path between image and noise.
+
+    Raises:
+        ConfigError: they are of the straight path alone, and the model's is another.
+    """
+    if method.straight and not straight:
+        raise ConfigError(
+            f"objective {method.name!r} has steps of the straight path between image and noise, and a {family} has "
+            "another path; choose a forward method, such as objective=advantageflow"
+        )
+
+
 def _check_roles(method: Method) -> None:
     """A stranger's method may name roles that nobody has."""
     for role in method.slow:

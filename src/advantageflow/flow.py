@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 TDistribution = Literal["uniform", "rollout_grid", "logit_normal"]
-Predicts = Literal["velocity", "epsilon", "sample", "average_velocity"]  # what a network returns
+# What a network returns; v_prediction is α noise - σ x0 of a path with α² + σ² = 1 (arXiv 2202.00512)
+Predicts = Literal["velocity", "epsilon", "sample", "v_prediction", "average_velocity"]
 
 
 def like(t: Tensor | float, x: Tensor) -> Tensor:
@@ -84,18 +85,39 @@ class Path:
         alpha, sigma, _, _ = self._at(t, x0)
         return (x_t - alpha * x0) / sigma
 
+    def step(self, x_t: Tensor, velocity: Tensor, t: Tensor | float, t_next: Tensor | float) -> Tensor:
+        """x at t_next, as if the image and the noise of this velocity stayed the same: α' x̂0 + σ' ε̂.
+
+        On the straight path it is Euler's step, on any path that of DDIM with η = 0 (arXiv 2010.02502).
+        """
+        return self.interpolate(self.predict_x0(x_t, velocity, t), self.predict_noise(x_t, velocity, t), t_next)
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """log α / σ."""
+        return torch.log(self.alpha(t)) - torch.log(self.sigma(t))
+
+    def ends(self, predicts: Predicts, prediction: Tensor, x_t: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """The clean image and the noise of what a network predicts: the one place that knows how these belong together.
+
+        The noise does not tell the image where α = 0, nor the image the noise where σ = 0.
+        """
+        alpha, sigma, _, _ = self._at(t, x_t)
+        if predicts == "epsilon":
+            return (x_t - sigma * prediction) / alpha, prediction
+        if predicts == "sample":
+            return prediction, self.noise_between(prediction, x_t, t)
+        if predicts == "v_prediction":
+            return alpha * x_t - sigma * prediction, alpha * prediction + sigma * x_t
+        return self.predict_x0(x_t, prediction, t), self.predict_noise(x_t, prediction, t)
+
     def velocity_of(self, predicts: Predicts, prediction: Tensor, x_t: Tensor, t: Tensor | float) -> Tensor:
-        """The velocity of what a network predicts: itself, the noise (epsilon), or the clean image (sample).
+        """The velocity of what a network predicts, which may be itself.
 
         An average velocity (MeanFlow, arXiv 2505.13447) must be one over a span of no length, which is the velocity.
-        The noise does not tell the image where α = 0, nor the image the noise where σ = 0.
         """
         if predicts in ("velocity", "average_velocity"):
             return prediction
-        alpha, sigma, _, _ = self._at(t, x_t)
-        if predicts == "epsilon":
-            return self.velocity((x_t - sigma * prediction) / alpha, prediction, t)
-        return self.velocity(prediction, self.noise_between(prediction, x_t, t), t)
+        return self.velocity(*self.ends(predicts, prediction, x_t, t), t)
 
     def _at(self, t: Tensor | float, x: Tensor) -> list[Tensor]:
         t = torch.as_tensor(t)
@@ -117,6 +139,12 @@ class _Rectified(Path):
     def predict_noise(self, x_t: Tensor, velocity: Tensor, t: Tensor | float) -> Tensor:
         return predict_noise(x_t, velocity, t)
 
+    def step(self, x_t: Tensor, velocity: Tensor, t: Tensor | float, t_next: Tensor | float) -> Tensor:
+        return x_t + like(t_next - t, x_t) * velocity
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        return torch.log1p(-t) - torch.log(t)
+
 
 RECTIFIED: Path = _Rectified(lambda t: 1 - t, lambda t: t, lambda t: -torch.ones_like(t), torch.ones_like)
 COSINE = Path(
@@ -125,6 +153,31 @@ COSINE = Path(
     lambda t: -math.pi / 2 * torch.sin(math.pi / 2 * t),
     lambda t: math.pi / 2 * torch.cos(math.pi / 2 * t),
 )
+
+
+def tabulated(alphas: Tensor, sigmas: Tensor) -> Path:
+    """The path whose α and σ [n + 1] are known at the times 0, 1/n, ..., 1, and straight lines between these."""
+
+    def between(table: Tensor) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+        table, last = table.double().cpu(), len(table) - 1
+
+        def place(t: Tensor) -> tuple[Tensor, Tensor]:
+            at = t.double().cpu() * last
+            before = at.long().clamp(0, last - 1)
+            return before, at - before
+
+        def value(t: Tensor) -> Tensor:
+            before, part = place(t)
+            return torch.lerp(table[before], table[before + 1], part)
+
+        def slope(t: Tensor) -> Tensor:
+            before, _ = place(t)
+            return (table[before + 1] - table[before]) * last
+
+        return value, slope
+
+    (alpha, alpha_slope), (sigma, sigma_slope) = between(alphas), between(sigmas)
+    return Path(alpha, sigma, alpha_slope, sigma_slope)
 
 
 def shift_t(t: Tensor, shift: float) -> Tensor:

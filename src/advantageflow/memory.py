@@ -16,6 +16,8 @@ from advantageflow.rewards import BUILT_IN
 class ModelFacts:
     """A transformer of two streams, and what goes with it; tests count these on the published architectures.
 
+    A U-Net is taken for the transformer that does as many operations and keeps as many activations.
+
     Args:
         parameters: of the transformer and its table of positions, in billions.
         width, layers: of the transformer.
@@ -24,6 +26,7 @@ class ModelFacts:
         text_tokens, text_width: of a prompt's embedding.
         encoders, vae: text encoders and VAE in half precision, GB.
         second: layers in which the image's tokens attend to themselves once more.
+        attending: layers whose tokens all attend to all; None for all layers.
         decode_bytes: that decoding takes per pixel in half precision, at its peak.
         decode_flops: of decoding, per pixel.
     """
@@ -39,6 +42,7 @@ class ModelFacts:
     encoders: float
     vae: float
     second: int = 0
+    attending: int | None = None
     decode_bytes: float = 1900  # 16 pictures of 512² take 8 GB
     decode_flops: float = 9.5e6
 
@@ -46,7 +50,7 @@ class ModelFacts:
 def _small(parameters: float, width: int) -> ModelFacts:
     """A built-in model: each stream has half of the weights; its VAE has a sixteenth of the channels."""
     half = parameters / 2
-    return ModelFacts(parameters, width, 6, 47, half, half, 10, 128, 0.001, 0.002, 0, 1900 / 16, 9.5e6 / 256)
+    return ModelFacts(parameters, width, 6, 47, half, half, 10, 128, 0.001, 0.002, 0, None, 1900 / 16, 9.5e6 / 256)
 
 
 _FLUX = ModelFacts(11.9, 3072, 57, 266, 6.455, 6.468, 512, 4096, 9.8, 0.17)
@@ -60,6 +64,12 @@ MODELS = {
     "black-forest-labs/FLUX.1-dev": _FLUX,
     "black-forest-labs/FLUX.1-schnell": _FLUX,
     "Qwen/Qwen-Image": ModelFacts(20.4, 3072, 60, 480, 6.795, 6.806, 128, 3584, 16.6, 0.25),
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": ModelFacts(
+        0.86, 779, 18, 128, 0.318, 0.051, 77, 768, 0.246, 0.167, attending=38
+    ),
+    "stabilityai/stable-diffusion-xl-base-1.0": ModelFacts(
+        2.567, 1296, 19, 560, 0.719, 0.384, 77, 2048, 1.636, 0.167, attending=9
+    ),
 }
 # Hub repository of a reward -> about how many GB are fetched
 REWARDS = {

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from advantageflow.config import Config
+from advantageflow.config_rules import check_path
 from advantageflow.decay import Decay, decay_of
 from advantageflow.errors import cut
 from advantageflow.evaluated import described
@@ -27,7 +28,8 @@ from advantageflow.memory import (
     what_fits,
 )
 from advantageflow.models import BUILT_IN as BUILT_IN_MODELS
-from advantageflow.models import picture_size
+from advantageflow.models import CURVED, picture_size
+from advantageflow.models.architectures import ARCHITECTURES
 from advantageflow.rewards import check_gradients, custom
 from advantageflow.run.pace import images_after
 
@@ -186,7 +188,8 @@ def forward_flops(facts: ModelFacts, config: Config) -> float:
     """Of one image once through the transformer: a token of each stream passes that stream's weights; all attend."""
     image, text = image_tokens(config), facts.text_tokens
     passed = image * facts.image_weights + text * facts.text_weights
-    attended = facts.layers * (image + text) ** 2 + facts.second * image**2
+    layers = facts.layers if facts.attending is None else facts.attending
+    attended = layers * (image + text) ** 2 + facts.second * image**2
     return 2e9 * passed + 4 * facts.width * attended
 
 
@@ -284,7 +287,9 @@ def print_plan(config: Config) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    own = custom(config.reward_names)
+    own, known = custom(config.reward_names), ARCHITECTURES.get(config.model.path)
+    if known:
+        check_path(config.objective, known.family, known.family not in CURVED)
     if config.objective.family == "gradient":
         check_gradients(config.reward_weights, config.objective.name)
     plan, prompts = make_plan(config), _describe_prompts(config)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from advantageflow.errors import ConfigError
 from advantageflow.fits import Size
-from advantageflow.flow import RECTIFIED
 from advantageflow.models.conditioning import Conditioning
 from advantageflow.seeding import Stream, noise
-from advantageflow.solvers import ODE_SOLVERS, Velocity
+from advantageflow.solvers import Velocity, solve
 from advantageflow.walk_plan import Plan
 from advantageflow.walks import Edges, probe, walk
 from advantageflow.world import World
@@ -79,17 +78,14 @@ def sample_batches(
         plan: noise, splits and what is recorded; None for the solver alone.
         noises: numbers of the noise that samples, or trees, start from, in place of 0, 1, 2 ...
         world: the processes that share the work; this one draws its batches.
-
-    Raises:
-        ConfigError: the solver is for rectified flows, and the model's path is another.
     """
-    sigmas = _times(model, solver, plan, num_inference_steps)
+    sigmas = model.sigmas(num_inference_steps)
     empty = model.encode([negative_prompt]) if guidance_scale != 1.0 else None
     leaves, processes = plan.leaves if plan else 1, world or World()
 
     def draw(numbers: range) -> Rollout:
         chosen = prompts[numbers.start : numbers.stop : leaves]
-        velocity = _velocity_of(model, transformer, chosen, guidance_scale, empty)
+        predicted = _predictions(model, transformer, chosen, guidance_scale, empty)
         roots = (noises or range(len(prompts)))[numbers.start // leaves :][: len(chosen)]
 
         def fresh(step: int, nodes: int) -> Tensor:
@@ -99,12 +95,12 @@ def sample_batches(
             return noise(model.latent_shape, stream, (*address, step), places).to(model.device)
 
         with torch.no_grad():
-            x = fresh(0, len(chosen))
+            x, path, velocity = fresh(0, len(chosen)), model.path, partial(predicted, model.velocity)
             if not isinstance(solver, str):
                 return Rollout(solver(velocity, x, sigmas, numbers))
             if plan is None:
-                return Rollout(ODE_SOLVERS[solver](velocity, x, sigmas))
-            x0, edges = walk(velocity, x, sigmas, plan, solver, lambda step, nodes: fresh(1 + step, nodes))
+                return Rollout(solve(solver, path, velocity, partial(predicted, model.ends), x, sigmas))
+            x0, edges = walk(velocity, x, sigmas, plan, solver, lambda step, nodes: fresh(1 + step, nodes), path)
             return Rollout(x0, edges, probe(velocity, edges, sigmas, plan) if edges else ())
 
     kind = "sampling" if stream is Stream.ROLLOUT else "evaluating"
@@ -112,25 +108,16 @@ def sample_batches(
     yield from model.fits.dealt(kind, batches, draw, processes, leaves)
 
 
-def _times(model: FlowModel, solver: str | Selecting, plan: Plan | None, steps: int) -> Tensor:
-    if model.path is not RECTIFIED and (solver == "dpm2" if plan is None else any(plan.noise)):
-        raise ConfigError(
-            f"the solver {solver} has steps of the straight path between image and noise, and the model {model.family} "
-            "has another path; use euler or heun, and a method that learns from an ODE"
-        )
-    return model.sigmas(steps)
-
-
-def _velocity_of(
+def _predictions(
     model: FlowModel, transformer: nn.Module, prompts: list[str], guidance_scale: float, empty: Conditioning | None
-) -> Velocity:
-    """v(x_t, t) of as many nodes for each prompt as there are rows."""
+) -> Callable[..., Any]:
+    """(`model.velocity` or `model.ends`, x_t, t) -> what it gives of as many nodes for each prompt as there are rows."""
     encoded: dict[int, Conditioning] = {}
 
-    def velocity(x_t: Tensor, t: Tensor) -> Tensor:
+    def predicted(what: Callable[..., Any], x_t: Tensor, t: Tensor) -> Any:
         nodes = len(x_t) // len(prompts)
         if nodes not in encoded:
             encoded[nodes] = model.encode([prompt for prompt in prompts for _ in range(nodes)])
-        return model.velocity(transformer, x_t, t, encoded[nodes], guidance_scale=guidance_scale, empty_prompt=empty)
+        return what(transformer, x_t, t, encoded[nodes], guidance_scale=guidance_scale, empty_prompt=empty)
 
-    return velocity
+    return predicted

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from advantageflow.errors import ConfigError
-from advantageflow.flow import RECTIFIED, like, predict_x0
+from advantageflow.flow import RECTIFIED, Path, like, predict_x0
 from advantageflow.rewards import Reward
 from advantageflow.rewards.answers import Metadata
 from advantageflow.rewards.scoring import score
@@ -58,14 +58,20 @@ def choose(offers: Iterable[Offer], temperature: float, gumbel: Callable[[int], 
 
 
 def best_of(
-    velocity: Velocity, starts: Iterable[Tensor], sigmas: Tensor, value: Callable[[Tensor], Tensor], chooser: Chooser
+    velocity: Velocity,
+    starts: Iterable[Tensor],
+    sigmas: Tensor,
+    value: Callable[[Tensor], Tensor],
+    chooser: Chooser,
+    path: Path = RECTIFIED,
 ) -> Tensor:
     """Best of N: whole images from several noises, each [batch, ...].
 
     Args:
         value: of images x0, [batch].
+        path: of the steps, see `solvers.euler`.
     """
-    images = (euler(velocity, start, sigmas) for start in starts)
+    images = (euler(velocity, start, sigmas, path=path) for start in starts)
     (x0,) = chooser(0, ((value(x0), (x0,)) for x0 in images))
     return x0
 
@@ -164,7 +170,7 @@ class Selection:
 
             if self.way == "best":
                 starts = (fresh(0, candidate) if candidate else x for candidate in range(self.candidates))
-                return best_of(velocity, starts, sigmas, reward, chooser)
+                return best_of(velocity, starts, sigmas, reward, chooser, model.path)
             return svdd(
                 velocity, x, sigmas, lambda x, v, t: reward(predict_x0(x, v, t)), self.candidates, fresh, chooser
             )

@@ -1,4 +1,4 @@
-"""Samplers of a rectified flow, one plain function each.
+"""Samplers, one plain function each: of a rectified flow, but for `solve`, which is of any path.
 
 ODE solvers are called `solver(velocity, x, sigmas, callback=None) -> x`:
 
@@ -21,17 +21,20 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from advantageflow.flow import like, predict_noise, predict_x0
+from advantageflow.flow import RECTIFIED, Path, like, predict_noise
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
+Ends = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 Callback = Callable[[int, Tensor], None]
 Level = Tensor | float  # of a step's noise: a number, or one per sample
 
 
-def euler(velocity: Velocity, x: Tensor, sigmas: Tensor, callback: Callback | None = None) -> Tensor:
-    """Euler's method, x' = x + (t' - t) v(x, t) (AdvantageFlow, eq. 3); here the same as DDIM, η = 0."""
+def euler(
+    velocity: Velocity, x: Tensor, sigmas: Tensor, callback: Callback | None = None, path: Path = RECTIFIED
+) -> Tensor:
+    """Euler's method, x' = x + (t' - t) v(x, t) (AdvantageFlow, eq. 3); on any path DDIM, η = 0, see `Path.step`."""
     for step, (t, t_next) in enumerate(pairwise(sigmas)):
-        x = x + like(t_next - t, x) * velocity(x, t)
+        x = path.step(x, velocity(x, t), t, t_next)
         if callback:
             callback(step, x)
     return x
@@ -49,8 +52,10 @@ def heun(velocity: Velocity, x: Tensor, sigmas: Tensor, callback: Callback | Non
     return x
 
 
-def dpm2(velocity: Velocity, x: Tensor, sigmas: Tensor, callback: Callback | None = None) -> Tensor:
-    """DPM-Solver++(2M) (Lu et al., arXiv 2211.01095, Algorithm 2) with α = 1 - σ; first and last steps are first order.
+def dpm2(
+    velocity: Velocity, x: Tensor, sigmas: Tensor, callback: Callback | None = None, path: Path = RECTIFIED
+) -> Tensor:
+    """DPM-Solver++(2M) (Lu et al., arXiv 2211.01095, Algorithm 2); first and last steps are first order.
 
     This is the rollout solver of arXiv 2509.16117's code. At σ = 1 the log-SNR is -∞, so the second step, whose history
     is that point, is first order as well.
@@ -58,25 +63,41 @@ def dpm2(velocity: Velocity, x: Tensor, sigmas: Tensor, callback: Callback | Non
     previous: tuple[Tensor, Tensor] | None = None  # x0 prediction and log-SNR step size of the step before
     last = len(sigmas) - 2
     for step, (t, t_next) in enumerate(pairwise(sigmas)):
-        x0 = predict_x0(x, velocity(x, t), t)
-        width = _log_snr(t_next) - _log_snr(t)
+        x0 = path.predict_x0(x, velocity(x, t), t)
+        width = path.log_snr(t_next) - path.log_snr(t)
         target = x0
         if previous is not None and step < last:
             x0_before, width_before = previous
             target = x0 + 0.5 * like(width / width_before, x) * (x0 - x0_before)
-        # -(1 - t')(e^{-h} - 1), with e^{-h} = (1 - t) t' / ((1 - t') t), written so that t = 1 and t' = 0 are exact
-        x = like(t_next / t, x) * x + like((1 - t_next) - (1 - t) * t_next / t, x) * target
+        # -α'(e^{-h} - 1), with e^{-h} = α σ' / (α' σ), written so that α = 0 and σ' = 0 are exact
+        sigma, sigma_next = path.sigma(t), path.sigma(t_next)
+        x = like(sigma_next / sigma, x) * x + like(path.alpha(t_next) - path.alpha(t) * sigma_next / sigma, x) * target
         previous = x0, width
         if callback:
             callback(step, x)
     return x
 
 
-def _log_snr(t: Tensor) -> Tensor:
-    return torch.log1p(-t) - torch.log(t)
+def ddim_ode(ends: Ends, x: Tensor, sigmas: Tensor, path: Path) -> Tensor:
+    """DDIM with η = 0 (arXiv 2010.02502, eq. 12), which is Euler's method in σ / α: x' = α' x̂0 + σ' ε̂."""
+    for t, t_next in pairwise(sigmas):
+        x = path.interpolate(*ends(x, t), t_next)
+    return x
 
 
-ODE_SOLVERS = {"euler": euler, "heun": heun, "dpm2": dpm2}
+ODE_SOLVERS: dict[str, Callable[..., Tensor]] = {"euler": euler, "heun": heun, "dpm2": dpm2}
+
+
+def solve(solver: str, path: Path, velocity: Velocity, ends: Ends, x: Tensor, sigmas: Tensor) -> Tensor:
+    """The end of an ODE of any path. Of one that is not straight, `euler` is DDIM, as diffusers rounds it.
+
+    Args:
+        solver: of `ODE_SOLVERS`.
+        ends: (x, t) -> the clean image and the noise that are predicted there, which have the velocity's place.
+    """
+    if path is RECTIFIED or solver == "heun":
+        return ODE_SOLVERS[solver](velocity, x, sigmas)
+    return ddim_ode(ends, x, sigmas, path) if solver == "euler" else dpm2(velocity, x, sigmas, path=path)
 
 
 def flow_sde(v: Tensor, x: Tensor, sigma: Tensor, sigma_next: Tensor, level: Level) -> tuple[Tensor, Tensor]:

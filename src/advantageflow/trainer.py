@@ -21,14 +21,16 @@ import torch
 
 from advantageflow.advantages import zero_variance_groups
 from advantageflow.config import Config, ConfigError
+from advantageflow.config_rules import check_path
 from advantageflow.decay import decay_of
 from advantageflow.environment import peak_memory
+from advantageflow.flow import RECTIFIED
 from advantageflow.learner import Learner
 from advantageflow.learning import Scored
 from advantageflow.models.base import FlowModel
 from advantageflow.objectives.base import Method
 from advantageflow.pairs import Pair
-from advantageflow.policy import AHEAD, LORA_TARGETS, Policy
+from advantageflow.policy import AHEAD, Policy
 from advantageflow.prompts import PromptSet
 from advantageflow.rewards import Reward
 from advantageflow.rewards.scoring import Scorer
@@ -77,6 +79,7 @@ class Trainer:
         self.config, self.directory, self.model, self.display = config, directory, model, display
         self.world, advance = world or World(), display.advance
         self.method: Method = config.objective
+        check_path(self.method, model.family, model.path is RECTIFIED)
         settings, seed = config.policy, address_seed(Stream.POLICY, config.seed)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -85,7 +88,7 @@ class Trainer:
             model.transformer,
             lora_rank=settings.lora_rank,
             lora_alpha=settings.lora_alpha,
-            targets=LORA_TARGETS[settings.lora_targets],
+            targets=model.lora_targets[settings.lora_targets],
             seed=seed,
             slow=(*self.method.slow, *[AHEAD] * config.rollout.ahead),
             critic=critic.to(model.device) if critic is not None else None,

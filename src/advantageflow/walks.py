@@ -1,7 +1,7 @@
 """One sampler for chains, windows and trees: every step may add noise, may split each state, and may be recorded.
 
-A step without noise is Euler's. Node i of a step has the leaves [i m, (i + 1) m), with m the product of the splits that
-follow: no other bookkeeping is needed, and a node's number addresses its noise.
+A step without noise is `Path.step`. Node i of a step has the leaves [i m, (i + 1) m), with m the product of the splits
+that follow: no other bookkeeping is needed, and a node's number addresses its noise.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from advantageflow.flow import like
+from advantageflow.flow import RECTIFIED, Path, like
 from advantageflow.solvers import Velocity, euler, gaussian_log_prob, sde_step
 from advantageflow.walk_plan import Plan
 
@@ -70,6 +70,7 @@ def walk(
     plan: Plan,
     kind: str,
     fresh: Callable[[int, int], Tensor],
+    path: Path = RECTIFIED,
 ) -> tuple[Tensor, Edges | None]:
     """Carry noise x [roots, ...] to images [roots x plan.leaves, ...] and record what the plan keeps.
 
@@ -78,6 +79,7 @@ def walk(
         sigmas: decreasing times, float64 [steps + 1].
         kind: of the steps with noise, see `solvers.SDE_STEPS`.
         fresh: (step, nodes) -> standard normal noise [nodes, ...] for the states after the step.
+        path: of the steps without noise.
     """
     kept: list[Edges] = []
     children = plan.children or (1,) * len(plan.noise)
@@ -89,8 +91,8 @@ def walk(
             mean, std = sde_step(kind, v, x, sigma, sigma_next, plan.noise[step])
             next_x = mean + like(std, mean) * fresh(step, len(mean))
             log_prob = gaussian_log_prob(next_x, mean, std)
-        else:  # Euler's
-            next_x = x + like(sigma_next - sigma, x) * v
+        else:
+            next_x = path.step(x, v, sigma, sigma_next)
             log_prob = x.new_zeros(len(x))
         if step in plan.keep:
             first = torch.arange(len(x)) * plan.leaves_after(step)

@@ -25,6 +25,8 @@ class ForwardFamily(Family):
         self._sigmas, self._edges = sigmas, edges
         if edges is not None:
             self._edge, sigmas = edges.places(), sigmas[edges.step.unique()]
+        else:
+            sigmas = sigmas[:-1]  # at the end, which may be later than 0, the network is not asked
         firsts = [self._addressed_by(image) for image in range(len(self.scored.prompts))]
         self._times = draw_times(
             self.config.learn.t_distribution, firsts, self.config.learn.t_draws, sigmas, self.scored.address

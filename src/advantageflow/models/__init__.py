@@ -25,7 +25,14 @@ FAMILIES = {
     "StableDiffusion3Pipeline": "advantageflow.models.sd3:SD3Model",
     "FluxPipeline": "advantageflow.models.flux:FluxModel",
     "QwenImagePipeline": "advantageflow.models.qwen_image:QwenImageModel",
+    "Flux2Pipeline": "advantageflow.models.flux2:Flux2Model",
+    "Flux2KleinPipeline": "advantageflow.models.flux2:Flux2KleinModel",
+    "ZImagePipeline": "advantageflow.models.z_image:ZImageModel",
+    "SanaPipeline": "advantageflow.models.sana:SanaModel",
+    "StableDiffusionPipeline": "advantageflow.models.sd15:SD15Model",
+    "StableDiffusionXLPipeline": "advantageflow.models.sdxl:SDXLModel",
 }
+CURVED = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")  # whose path between image and noise is not straight
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -38,7 +38,9 @@ class Architecture:
 
     Args:
         family: the class of the pipeline.
+        transformer: or a U-Net.
         tokenizers: arguments of `untrained.StandInTokenizer`.
+        others: further arguments of the pipeline.
     """
 
     family: str
@@ -47,6 +49,13 @@ class Architecture:
     scheduler: Mapping[str, Any]
     encoders: Mapping[str, Part]
     tokenizers: Mapping[str, Mapping[str, Any]]
+    scheduler_class: str = "FlowMatchEulerDiscreteScheduler"
+    others: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def network(self) -> str:
+        """What the pipeline calls the transformer."""
+        return "unet" if self.transformer.kind.startswith("UNet") else "transformer"
 
 
 CLIP_TOKENS = {"vocabulary": 49408, "longest": 77, "begin": 49406, "end": 49407}
@@ -100,8 +109,9 @@ _QWEN_VL_7B = {
 }
 
 
-def _vae(scaling: float, shift: float) -> Part:
-    """16 channels at an eighth of the resolution."""
+def _vae(scaling: float, shift: float | None, channels: int = 16) -> Part:
+    """At an eighth of the resolution; the older ones, of 4 channels, have no shift and one more layer at each end."""
+    older = shift is None
     return Part(
         "AutoencoderKL",
         {
@@ -109,12 +119,13 @@ def _vae(scaling: float, shift: float) -> Part:
             "up_block_types": ("UpDecoderBlock2D",) * 4,
             "block_out_channels": (128, 256, 512, 512),
             "layers_per_block": 2,
-            "latent_channels": 16,
+            "latent_channels": channels,
             "sample_size": 1024,
             "scaling_factor": scaling,
             "shift_factor": shift,
-            "use_quant_conv": False,
-            "use_post_quant_conv": False,
+            "use_quant_conv": older,
+            "use_post_quant_conv": older,
+            "force_upcast": older,
         },
     )
 
@@ -225,10 +236,57 @@ _QWEN_IMAGE = Architecture(
     tokenizers={"tokenizer": {"vocabulary": 151643, "longest": 131072, "pad": 151642}},
 )
 
+_BETAS = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+}
+_SD15 = Architecture(
+    family="StableDiffusionPipeline",
+    transformer=Part("UNet2DConditionModel", {"sample_size": 64, "cross_attention_dim": 768}),
+    vae=_vae(0.18215, None, channels=4),
+    scheduler={**_BETAS, "skip_prk_steps": True, "set_alpha_to_one": False},
+    scheduler_class="PNDMScheduler",
+    encoders={"text_encoder": Part("CLIPTextModel", _CLIP_L)},
+    tokenizers={"tokenizer": CLIP_TOKENS},
+    others={"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
+)
+_SDXL = Architecture(
+    family="StableDiffusionXLPipeline",
+    transformer=Part(
+        "UNet2DConditionModel",
+        {
+            "sample_size": 128,
+            "block_out_channels": (320, 640, 1280),
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            "transformer_layers_per_block": (1, 2, 10),
+            "attention_head_dim": (5, 10, 20),
+            "cross_attention_dim": 2048,
+            "use_linear_projection": True,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 2816,
+        },
+    ),
+    vae=_vae(0.13025, None, channels=4),
+    scheduler=_BETAS,
+    scheduler_class="EulerDiscreteScheduler",
+    encoders={
+        "text_encoder": Part("CLIPTextModel", _CLIP_L),
+        "text_encoder_2": Part("CLIPTextModelWithProjection", _CLIP_BIG_G),
+    },
+    tokenizers={"tokenizer": CLIP_TOKENS, "tokenizer_2": CLIP_TOKENS},
+)
+
 ARCHITECTURES = {
     "stabilityai/stable-diffusion-3.5-medium": _sd35(24, 384, 13),
     "stabilityai/stable-diffusion-3.5-large": _sd35(38, 192, 0),
     "black-forest-labs/FLUX.1-dev": _flux({"shift": 3.0, "use_dynamic_shifting": True}, guided=True),
     "black-forest-labs/FLUX.1-schnell": _flux({"shift": 1.0}, guided=False),
     "Qwen/Qwen-Image": _QWEN_IMAGE,
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": _SD15,
+    "stabilityai/stable-diffusion-xl-base-1.0": _SDXL,
 }

@@ -30,14 +30,16 @@ from advantageflow.adapters import (
     write_adapter,
 )
 from advantageflow.config import ModelSettings
-from advantageflow.errors import ConfigError, NonFiniteError, shown
+from advantageflow.errors import ConfigError, NonFiniteError
 from advantageflow.fingerprint import of_value
 from advantageflow.fits import Fits
 from advantageflow.models.conditioning import Conditioning as Conditioning
 from advantageflow.models.conditioning import PromptStore
+from advantageflow.models.finite import check_decoded
 from advantageflow.models.loading import load_pipeline
+from advantageflow.models.settings import apply_settings
 from advantageflow.models.source import content
-from advantageflow.sharding import repeated_blocks
+from advantageflow.policy import LORA_TARGETS
 
 MAX_CACHED_PROMPTS = 2048
 DECODED_AT_ONCE = 32  # on a CPU: more leave its caches, and take a third longer for the same pictures
@@ -47,12 +49,16 @@ class FlowModel(ABC):
     """A diffusers pipeline of one family, as the trainer sees it.
 
     A family's file gives the classes of pipeline and transformer, `encode_prompt`, `predict`, `sigmas` and, where they
-    differ, `decode_latents`, `encode_pixels` and `guide`.
+    differ, `decode_latents`, `encode_pixels` and `guide`. What is called the transformer may be a U-Net.
     """
 
     pipeline_class: ClassVar[Any]
     transformer_class: ClassVar[Any]
+    network: ClassVar[str] = "transformer"  # its name in the pipeline
     text_encoders: ClassVar[tuple[str, ...]]
+    unused: ClassVar[tuple[str, ...]] = ()  # parts of the pipeline that are not loaded
+    lora_targets: ClassVar[Mapping[str, tuple[str, ...]]] = LORA_TARGETS
+    patch = 2  # a side of what the network sees as one, in latents
     guides_in_one_call = False  # as the family's pipeline does it, to the bit
     predicts: flow.Predicts = "velocity"  # what `predict` returns, and on which path
     path: flow.Path = flow.RECTIFIED
@@ -60,45 +66,18 @@ class FlowModel(ABC):
     def __init__(self, pipeline: Any, settings: ModelSettings | None = None) -> None:
         self.settings = settings or ModelSettings()
         self.pipeline = pipeline
-        self.transformer: nn.Module = pipeline.transformer.eval()
+        self.transformer: nn.Module = getattr(pipeline, self.network).eval()
         for part in (pipeline.vae, *self._encoders()):
             part.requires_grad_(False).eval()
-        self.scale_factor: int = pipeline.vae_scale_factor
         self.fits = Fits()
         self.start: Adapter | None = None  # what is fused into the base
         self._home: torch.device | None = None
         self._encoded: OrderedDict[str, Conditioning] = OrderedDict()
-        self._set_up()
+        apply_settings(self)
 
     def _encoders(self) -> list[nn.Module]:
         found = (getattr(self.pipeline, name, None) for name in self.text_encoders)
         return [encoder for encoder in found if encoder is not None]
-
-    def _set_up(self) -> None:
-        """Apply the memory and speed settings."""
-        settings, transformer = self.settings, self.transformer
-        edge = self.scale_factor * 2  # latents are cut into patches of 2 x 2
-        sizes = settings.resolution if isinstance(settings.resolution, tuple) else (settings.resolution or edge,)
-        if any(size % edge for size in sizes):
-            given = list(sizes) if len(sizes) == 2 else sizes[0]
-            raise ConfigError(f"model.resolution is {given}; it must be a multiple of {edge}")
-        most = self.pipeline.transformer.config.get("pos_embed_max_size")  # patches a side
-        if most and max(sizes) > most * edge:
-            raise ConfigError(
-                f"model.resolution is {settings.resolution}; {settings.path} knows positions for at most {most * edge}"
-            )
-        if settings.gradient_checkpointing:
-            transformer.enable_gradient_checkpointing()  # type: ignore[operator]
-        if settings.attention:
-            try:
-                transformer.set_attention_backend(settings.attention)  # type: ignore[operator]
-            except (ValueError, RuntimeError, ImportError) as error:
-                raise ConfigError(f"model.attention is {shown(settings.attention)}: {error}") from error
-        if settings.compile:
-            for block in repeated_blocks(transformer):  # every block alone: they share one compilation
-                block.compile()
-        if settings.vae_slicing:
-            self.pipeline.vae.enable_slicing()
 
     @classmethod
     def load(cls, settings: ModelSettings, device: str, pipeline: Any = None) -> FlowModel:
@@ -107,7 +86,7 @@ class FlowModel(ABC):
         Raises:
             ConfigError: there is no such pipeline, or it cannot be fetched.
         """
-        pipeline = pipeline or load_pipeline(cls.pipeline_class, cls.transformer_class, settings)
+        pipeline = pipeline or load_pipeline(cls, settings)
         if isinstance(pipeline.vae, AutoencoderKL):  # faster for its two-dimensional convolutions
             pipeline.vae.to(memory_format=torch.channels_last)
         model = cls(pipeline, settings)
@@ -162,18 +141,28 @@ class FlowModel(ABC):
     def fingerprint(self) -> str | None:
         """Of the base's weights, without adapters."""
         settings = self.settings
-        return content(settings.path) if settings.base else content(settings.path, "transformer")
+        return content(settings.path) if settings.base else content(settings.path, self.network)
 
     @property
     def device(self) -> torch.device:
         return self._home or next(self.transformer.parameters()).device
 
     @property
+    def scale_factor(self) -> int:
+        """Pixels along a side of one latent."""
+        return int(self.pipeline.vae_scale_factor)
+
+    @property
     def latent_size(self) -> tuple[int, int]:
         """Height and width of the latents."""
-        size = self.settings.resolution or int(self.pipeline.default_sample_size) * self.scale_factor
+        size = self.settings.resolution or self.own_size * self.scale_factor
         height, width = size if isinstance(size, tuple) else (size, size)
         return height // self.scale_factor, width // self.scale_factor
+
+    @property
+    def own_size(self) -> int:
+        """A side of the latents that the model was trained on."""
+        return int(self.pipeline.default_sample_size)
 
     @property
     def picture_size(self) -> tuple[int, int]:
@@ -183,9 +172,8 @@ class FlowModel(ABC):
 
     @property
     def image_tokens(self) -> int:
-        """Patches of 2 x 2 in one image's latents."""
-        height, width = self.latent_size
-        return (height // 2) * (width // 2)
+        """What the network sees of one image: patches of its latents."""
+        return (self.latent_size[0] // self.patch) * (self.latent_size[1] // self.patch)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -194,8 +182,12 @@ class FlowModel(ABC):
 
     @property
     def latent_channels(self) -> int:
-        channels: int = self.pipeline.transformer.config.in_channels
-        return channels
+        return int(self.architecture.in_channels)
+
+    @property
+    def architecture(self) -> Any:
+        """The network's configuration."""
+        return getattr(self.pipeline, self.network).config
 
     @contextmanager
     def _awake(self, *parts: nn.Module) -> Iterator[None]:
@@ -274,6 +266,20 @@ class FlowModel(ABC):
         predicted = self._guided(transformer, x_t, t, prompt, guidance_scale, empty_prompt)
         return self.path.velocity_of(self.predicts, predicted, x_t, t)
 
+    def ends(
+        self,
+        transformer: nn.Module,
+        x_t: Tensor,
+        t: Tensor,
+        prompt: Conditioning,
+        *,
+        guidance_scale: float = 1.0,
+        empty_prompt: Conditioning | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The clean image and the noise of the same prediction as `velocity`'s, [batch, ...] each."""
+        predicted = self._guided(transformer, x_t, t, prompt, guidance_scale, empty_prompt)
+        return self.path.ends(self.predicts, predicted, x_t, t)
+
     def _guided(
         self,
         transformer: nn.Module,
@@ -332,19 +338,13 @@ class FlowModel(ABC):
             parts = latents.split(1) if self.settings.vae_slicing else ()
             again = [checkpoint(self.decode_latents, part, use_reentrant=False) for part in parts]
             images = torch.cat(again) if again else self.decode_latents(latents)
-        finite = torch.isfinite(images.flatten(1)).all(1)  # before the clamp, which makes 1 of infinity
-        if not finite.all():
-            where = "decoder" if torch.isfinite(latents).all() else "network"
-            raise NonFiniteError(
-                f"{int((~finite).sum())} of {len(images)} pictures are NaN or infinite, from the {where} on; "
-                "use model.dtype=float32 or bfloat16, a lower learn.learning_rate, or another model or adapter"
-            )
+        check_decoded(images, latents)  # before the clamp, which makes 1 of infinity
         return (images.float() / 2 + 0.5).clamp(0, 1)
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """The decoder's own output, in [-1, 1] or somewhat beyond: [batch, 3, height, width]."""
         vae = self.pipeline.vae
-        latents = latents / vae.config.scaling_factor + vae.config.shift_factor
+        latents = latents / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0)
         images: Tensor = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
         return images
 
@@ -379,7 +379,7 @@ class FlowModel(ABC):
         """The inverse of `decode_latents`: pixels in [-1, 1], [batch, 3, height, width]."""
         vae = self.pipeline.vae
         mode: Tensor = vae.encode(pixels.to(vae.dtype)).latent_dist.mode()
-        latents: Tensor = (mode - vae.config.shift_factor) * vae.config.scaling_factor
+        latents: Tensor = (mode - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
         return latents
 
     def save_lora(
@@ -397,4 +397,4 @@ class FlowModel(ABC):
             lora = join([self.start, of_factors("this run's", lora)])
         rank = max(len(weight) for name, weight in lora.items() if ".lora_A." in name)
         base = {"family": self.family, "base_model": self.settings.path, "base_fingerprint": self.fingerprint}
-        write_adapter(directory, lora, {**base, **about, "rank": rank})
+        write_adapter(directory, lora, {**base, **about, "rank": rank}, self.network)

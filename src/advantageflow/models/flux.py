@@ -34,7 +34,7 @@ class FluxModel(FlowModel):
     def predict(self, transformer: nn.Module, x_t: Tensor, timestep: Tensor, prompt: Conditioning) -> Tensor:
         height, width = self.latent_size
         guidance = None
-        if self.pipeline.transformer.config.guidance_embeds:
+        if self.architecture.guidance_embeds:
             guidance = torch.full((len(x_t),), self.settings.distilled_guidance, device=x_t.device)
         velocity = transformer(
             hidden_states=pack(x_t),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -14,25 +14,28 @@ from advantageflow.errors import ConfigError, shown
 from advantageflow.hub import cannot_fetch
 from advantageflow.models.source import INDEX, locate
 
+if TYPE_CHECKING:
+    from advantageflow.models.base import FlowModel
 
-def load_pipeline(pipeline_class: Any, transformer_class: Any, settings: ModelSettings) -> Any:
-    """The pipeline that the settings name; weights come as safetensors only.
+
+def load_pipeline(family: type[FlowModel], settings: ModelSettings) -> Any:
+    """The pipeline of a family that the settings name; weights come as safetensors only.
 
     Raises:
         ConfigError: there is no such pipeline, or it is damaged or cannot be fetched.
     """
     dtype, path = getattr(torch, settings.dtype), locate(settings.base or settings.path)
-    given: dict[str, Any] = {}
+    given: dict[str, Any] = dict.fromkeys(family.unused)
     index = Path(path) / INDEX
     if index.is_file():  # diffusers wants to be told which parts are meant to be absent
         parts = json.loads(index.read_text(encoding="utf-8"))
-        given = {name: None for name, value in parts.items() if value == [None, None]}
+        given |= {name: None for name, value in parts.items() if value == [None, None]}
     try:
         if settings.base:
-            given["transformer"] = _load_file(transformer_class, settings, dtype)
+            given[family.network] = _load_file(family, settings, dtype)
         elif settings.quantization:
-            given["transformer"] = _load_quantized(path, settings, dtype)
-        return pipeline_class.from_pretrained(path, dtype=dtype, use_safetensors=True, **given)
+            given[family.network] = _load_quantized(path, family.network, settings, dtype)
+        return family.pipeline_class.from_pretrained(path, dtype=dtype, use_safetensors=True, **given)
     except ConfigError:
         raise
     except (OSError, ImportError, ValueError, SafetensorError) as error:
@@ -43,7 +46,7 @@ def load_pipeline(pipeline_class: Any, transformer_class: Any, settings: ModelSe
         ) from error
 
 
-def _load_quantized(path: str, settings: ModelSettings, dtype: torch.dtype) -> Any:
+def _load_quantized(path: str, network: str, settings: ModelSettings, dtype: torch.dtype) -> Any:
     """The transformer in 4 or 8 bits; needs bitsandbytes and CUDA."""
     from diffusers import AutoModel, BitsAndBytesConfig
 
@@ -52,20 +55,21 @@ def _load_quantized(path: str, settings: ModelSettings, dtype: torch.dtype) -> A
         options = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
     return AutoModel.from_pretrained(
         path,
-        subfolder="transformer",
+        subfolder=network,
         quantization_config=BitsAndBytesConfig(**options),
         dtype=dtype,
         use_safetensors=True,
     )
 
 
-def _load_file(kind: Any, settings: ModelSettings, dtype: torch.dtype) -> Any:
+def _load_file(family: type[FlowModel], settings: ModelSettings, dtype: torch.dtype) -> Any:
     """The transformer of a single file, with the configuration of the pipeline `model.base`."""
     if settings.quantization:
         raise ConfigError("model.quantization does not work with a single file; give the folder of a pipeline")
+    kind = family.transformer_class
     try:
         transformer = kind.from_single_file(
-            settings.path, config=locate(str(settings.base)), subfolder="transformer", dtype=dtype
+            settings.path, config=locate(str(settings.base)), subfolder=family.network, dtype=dtype
         )
     except (KeyError, IndexError, RuntimeError) as error:
         raise ValueError(f"it holds no {kind.__name__} like that of {settings.base} ({error!r:.150})") from error

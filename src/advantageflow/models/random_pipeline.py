@@ -26,7 +26,7 @@ def random_pipeline(path: str, dtype: torch.dtype, device: str = "cpu", waiting:
 
     return _assemble(
         found,
-        transformer=build(found.transformer, device),
+        build(found.transformer, device),
         vae=build(found.vae),
         **{name: build(part) for name, part in found.encoders.items()},
         **{name: StandInTokenizer(**settings) for name, settings in found.tokenizers.items()},
@@ -42,11 +42,11 @@ def empty_pipeline(path: str) -> Any:
     positions = {"pos_embed_max_size": 1} if "pos_embed_max_size" in found.transformer.settings else {}
     transformer = replace(found.transformer, settings={**found.transformer.settings, **positions})
     none = dict.fromkeys((*found.encoders, *found.tokenizers))
-    return _assemble(found, transformer=hollow(transformer.maker()), vae=None, **none)
+    return _assemble(found, hollow(transformer.maker()), vae=None, **none)
 
 
-def _assemble(found: Architecture, **parts: Any) -> Any:
+def _assemble(found: Architecture, network: Any, **parts: Any) -> Any:
     import diffusers
 
-    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(**found.scheduler)
-    return getattr(diffusers, found.family)(scheduler=scheduler, **parts)
+    scheduler = getattr(diffusers, found.scheduler_class)(**found.scheduler)
+    return getattr(diffusers, found.family)(scheduler=scheduler, **{found.network: network}, **parts, **found.others)

@@ -16,6 +16,7 @@ from advantageflow.hub import PICKLED, cannot_fetch, commit_of_hub, notice_offli
 BUILT_IN = {"scenes": "advantageflow.worlds.scenes", "words": "advantageflow.worlds.words"}
 INDEX = "model_index.json"
 DEFAULT_SIZE = 1024  # pixels
+SIZES = {"stable-diffusion-v1-5/stable-diffusion-v1-5": 512}
 
 
 def locate(path: str) -> str:
@@ -87,16 +88,19 @@ def family_of(path: str) -> str:
 
 
 def picture_size(settings: ModelSettings) -> tuple[int, int]:
-    """Height and width of a model's pictures in pixels, before it is loaded; 1024 where no folder tells."""
+    """Height and width of a model's pictures in pixels, before it is loaded; 1024 as a rule where no folder tells."""
     size = settings.resolution
     if size is None:
-        folder = Path(locate(settings.base or settings.path))
+        path = settings.base or settings.path
+        folder = Path(locate(path))
         try:
-            parts = (json.loads((folder / part / "config.json").read_bytes()) for part in ("transformer", "vae"))
+            network = "unet" if (folder / "unet").is_dir() else "transformer"
+            parts = (json.loads((folder / part / "config.json").read_bytes()) for part in (network, "vae"))
             transformer, vae = parts
-            size = int(transformer["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
+            levels = vae.get("block_out_channels") or vae["encoder_block_out_channels"]
+            size = int(transformer["sample_size"]) * 2 ** (len(levels) - 1)
         except (OSError, ValueError, KeyError, TypeError):  # a pipeline that is damaged is told when it is loaded
-            size = DEFAULT_SIZE
+            size = SIZES.get(path, DEFAULT_SIZE)
     return size if isinstance(size, tuple) else (size, size)
 
 

@@ -58,7 +58,7 @@ class AlignProp(Gradient):
             begins = like((start.step == step).to(x.device), x).bool()
             x = torch.where(begins, start.x, x)
             t, t_next = start.sigmas[step], start.sigmas[step + 1]
-            x = x + like(t_next - t, x) * start.velocity(x, t)
+            x = start.path.step(x, start.velocity(x, t), t, t_next)
         yield x
 
     def terms(self, seen: Sampled) -> dict[str, Tensor]:

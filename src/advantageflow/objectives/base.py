@@ -54,6 +54,7 @@ class Method:
     whole_groups: the loss couples the images of a prompt: a batch never cuts a group, whose images are noised at the
         same times.
     shared_noise: the images of a prompt are noised at the same times, by the same noise.
+    straight: its steps are those of the straight path between image and noise, and of no other.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
@@ -68,6 +69,7 @@ class Method:
     solvers: ClassVar[tuple[str, ...]] = ()
     whole_groups: ClassVar[bool] = False
     shared_noise: ClassVar[bool] = False
+    straight: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -192,6 +194,7 @@ class Reverse(Method):
     """A loss on the transitions of an SDE sampler."""
 
     family: ClassVar[Literal["forward", "reverse", "gradient"]] = "reverse"
+    straight: ClassVar[bool] = True
 
     def plan(self, iteration: int, steps: int, level: float, transitions: int | None) -> Plan | None:
         """Noise in every step. The last transition adds almost none and is not learned from."""

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from advantageflow.flow import like
 from advantageflow.objectives.base import Gradient, Real, Sampled, Start, check_last_steps, shortfall
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ class DRaFT(Gradient):
     def images(self, start: Start) -> Iterator[Tensor]:
         x, first = start.x, int(start.step[0])
         for t, t_next in zip(start.sigmas[first:-1], start.sigmas[first + 1 :], strict=True):
-            x = x + like(t_next - t, x) * start.velocity(x, t)
+            x = start.path.step(x, start.velocity(x, t), t, t_next)
         yield x
 
     def terms(self, seen: Sampled) -> dict[str, Tensor]:

@@ -36,6 +36,7 @@ class DRTune(Gradient):
     title: ClassVar[str] = "DRTune"
     paper: ClassVar[str] = "arXiv 2405.00760"
     colors: ClassVar[dict[str, tuple[str, str]]] = {"": ("#6d28d9", "#c4a5ff")}
+    straight: ClassVar[bool] = True
 
     active_steps: Annotated[int, Ge(1), Le(1000)] = 2
     stops: Annotated[float, Gt(0), Le(1)] = 0.4

@@ -37,6 +37,7 @@ class FlowBP(Gradient):
     title: ClassVar[str] = "FlowBP-Sparse"
     paper: ClassVar[str] = "RuoyuWang-2077/FlowBP"
     colors: ClassVar[dict[str, tuple[str, str]]] = {"": ("#0369a1", "#7cc7f2")}
+    straight: ClassVar[bool] = True
 
     active_steps: Annotated[int, Ge(1), Le(1000)] = 3
     lateness: NonNegative = 2.0

@@ -42,6 +42,7 @@ class FlowBPLagrange(Gradient):
     title: ClassVar[str] = "FlowBP-Lagrange"
     paper: ClassVar[str] = "RuoyuWang-2077/FlowBP"
     colors: ClassVar[dict[str, tuple[str, str]]] = {"": ("#1e3a8a", "#9db8ff")}
+    straight: ClassVar[bool] = True
 
     order: Few = 3
     active: Few = 2

@@ -186,7 +186,8 @@ def reload_adapter(trainer: Trainer) -> int:
     plain = empty_pipeline(path) if path in ARCHITECTURES else load_model(path).pipeline
     with _errors_alone():  # diffusers says that there is nothing for the text encoders, which are not there
         plain.load_lora_weights(folder)
-    loaded = get_peft_model_state_dict(plain.transformer, adapter_name=next(iter(plain.transformer.peft_config)))
+    network = getattr(plain, model.network)
+    loaded = get_peft_model_state_dict(network, adapter_name=next(iter(network.peft_config)))
     wrong = [name for name in {*exported, *loaded} if not _same(exported.get(name), loaded.get(name))]
     if wrong:
         raise RuntimeError(
