@@ -20,6 +20,7 @@ from advantageflow.rewards import untrained
 from advantageflow.rewards.imagereward import official_config
 
 SD35M = "stabilityai/stable-diffusion-3.5-medium"
+SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 SHORT = ["--images", 2, "--steps", 2, "--draws", 1]
 # The true networks a few layers deep and narrow; what is left out stays as it is
 TRANSFORMER = {
@@ -91,6 +92,12 @@ def test_every_recipe_of_sd35_is_rehearsed(recipe, tmp_path, monkeypatch):
 
 
 ROPE = {"attention_head_dim": 16, "num_attention_heads": 2, "axes_dims_rope": (4, 6, 6), "joint_attention_dim": 64}
+UNET = {
+    "block_out_channels": (32, 32), "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"), "transformer_layers_per_block": (1, 1),
+    "attention_head_dim": (1, 2), "layers_per_block": 1, "cross_attention_dim": 40, "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 24 + 6 * 8,
+}  # fmt: skip
 QWEN = {
     "text_config": {
         "vocab_size": 151700, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2,
@@ -102,26 +109,28 @@ QWEN = {
 
 
 @pytest.mark.parametrize(
-    "path", ["black-forest-labs/FLUX.1-dev", "black-forest-labs/FLUX.1-schnell", "Qwen/Qwen-Image"]
+    "path", ["black-forest-labs/FLUX.1-dev", "black-forest-labs/FLUX.1-schnell", "Qwen/Qwen-Image", SDXL]
 )
 def test_the_other_families_are_rehearsed(path, monkeypatch):
     true = architectures.ARCHITECTURES[path]
+    clip, layers = shrunk(true.encoders["text_encoder"], **(QWEN if "Qwen" in path else ENCODERS["text_encoder"])), 16
     if "Qwen" in path:
-        depth = {"num_layers": 2}
-        vae = shrunk(true.vae, base_dim=8, num_res_blocks=1)
-        encoders = {"text_encoder": shrunk(true.encoders["text_encoder"], **QWEN)}
+        transformer = shrunk(true.transformer, **ROPE, num_layers=2)
+        vae, encoders = shrunk(true.vae, base_dim=8, num_res_blocks=1), {"text_encoder": clip}
+    elif path == SDXL:
+        transformer, layers = shrunk(true.transformer, **UNET), 4 * 8
+        vae, second = shrunk(true.vae, **VAE), shrunk(true.encoders["text_encoder_2"], **ENCODERS["text_encoder_2"])
+        encoders = {"text_encoder": clip, "text_encoder_2": second}
     else:
-        depth = {"num_layers": 1, "num_single_layers": 1, "pooled_projection_dim": 16}
+        depth, layers = {"num_layers": 1, "num_single_layers": 1, "pooled_projection_dim": 16}, 8 + 3
+        transformer = shrunk(true.transformer, **ROPE, **depth)
         vae, t5 = shrunk(true.vae, **VAE), shrunk(true.encoders["text_encoder_2"], **ENCODERS["text_encoder_3"])
-        clip = shrunk(true.encoders["text_encoder"], **ENCODERS["text_encoder"])
         encoders = {"text_encoder": clip, "text_encoder_2": t5}
-    transformer = shrunk(true.transformer, **ROPE, **depth)
     small = dataclasses.replace(true, transformer=transformer, vae=vae, encoders=encoders)
     monkeypatch.setitem(architectures.ARCHITECTURES, path, small)
     settings = ["model.resolution=64", "run.threads=1", "evaluation.rewards={clipscore: clipscore}", "reward=clipscore"]
     code, out, error = command_line("train", "sd35m-clipscore", f"model.path={path}", *settings, "--rehearse", *SHORT)
     assert code == 0, error
-    layers = 2 * 8 if "Qwen" in path else 8 + 3
     assert f"of {layers} layers, which diffusers loaded" in " ".join(out.split())
 
 

@@ -51,7 +51,7 @@ class Flux2KleinModel(FlowModel):
 
     def predict(self, transformer: nn.Module, x_t: Tensor, timestep: Tensor, prompt: Conditioning) -> Tensor:
         places = self.pipeline._prepare_text_ids(prompt.tokens), self.pipeline._prepare_latent_ids(x_t)
-        velocity: Tensor = transformer(
+        tokens: Tensor = transformer(
             hidden_states=x_t.flatten(2).transpose(1, 2),
             timestep=timestep / 1000,
             guidance=self.told(x_t),
@@ -60,7 +60,8 @@ class Flux2KleinModel(FlowModel):
             img_ids=places[1].to(x_t.device),
             return_dict=False,
         )[0]
-        return velocity.transpose(1, 2).unflatten(2, self.latent_size)
+        velocity: Tensor = tokens.transpose(1, 2).unflatten(2, self.latent_size)
+        return velocity
 
     def told(self, x_t: Tensor) -> Tensor | None:
         """The guidance scale of a network that is distilled to it."""

@@ -26,10 +26,7 @@ class SanaModel(FlowModel):
     text_encoders = ("text_encoder",)
     lora_targets = dict.fromkeys(LORA_TARGETS, PROJECTIONS)
     guides_in_one_call = True
-
-    @property
-    def patch(self) -> int:
-        return int(self.architecture.patch_size)
+    patch = 1
 
     @property
     def own_size(self) -> int:
