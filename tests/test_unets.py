@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from command_line import command_line
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
@@ -14,9 +15,11 @@ from diffusers import (
 from test_trainer import make_config, make_trainer, weights
 from transformers import CLIPTextModel
 
+from advantageflow import building
 from advantageflow.config import ModelSettings
-from advantageflow.errors import ConfigError
-from advantageflow.models import load_model, picture_size
+from advantageflow.models import CURVED, FAMILIES, adapter_of, load_model, picture_size
+from advantageflow.models.architectures import ARCHITECTURES
+from advantageflow.models.unet import UNetModel
 from advantageflow.rollout import sample_batches
 from advantageflow.seeding import Stream, noise
 from advantageflow.worlds.scenes.model import build_text_encoder, build_tokenizer
@@ -105,9 +108,8 @@ SCHEDULERS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("guidance_scale", [1.0, 4.0])
-@pytest.mark.parametrize("kind", SCHEDULERS)
-def test_the_rollout_is_the_pipelines_with_ddim_to_the_bit(folder, guidance_scale, kind):
+@pytest.mark.parametrize(("kind", "guidance_scale"), [("published", 1.0), *((kind, 4.0) for kind in SCHEDULERS)])
+def test_the_rollout_is_the_pipelines_with_ddim_to_the_bit(folder, kind, guidance_scale):
     model = load(folder, DDIMScheduler(**{**PUBLISHED, **SCHEDULERS[kind]}))
     assert torch.equal(draw(model, guidance_scale), draw_plainly(model, guidance_scale))
 
@@ -169,10 +171,22 @@ def check_adapter(trainer, folder, lora):
         torch.testing.assert_close(draw(model, 1.0), expected, atol=1e-5, rtol=0)
 
 
-def test_what_needs_the_straight_path_is_refused_before_a_run(folder, tmp_path):
-    config = make_config(objective={"name": "flow-grpo"}, rollout={"solver": "flow_sde"})
-    with pytest.raises(ConfigError, match=r"objective 'flow-grpo' has steps of the straight path .* choose a forward"):
-        make_trainer(config, tmp_path / "run", folder)
+def test_what_needs_the_straight_path_is_refused_before_weights_are_loaded(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(building, "load_reward", None)
+    name = "StableDiffusionPipeline" if "sd15" in str(folder) else "StableDiffusionXLPipeline"
+    wanted = f"objective 'flow-grpo' has steps of the straight path between image and noise, and a {name} has another"
+    settings = ["prompts.train=scenes:train", "--output", tmp_path / "run"]
+    code, _, error = command_line("train", "scenes-flow-grpo", f"model.path={folder}", *settings)
+    assert (code, wanted in error) == (2, True), error
+    assert not (tmp_path / "run").exists()
+    published = next(path for path, known in ARCHITECTURES.items() if known.family == name)
+    code, _, error = command_line("train", "scenes-flow-grpo", f"model.path={published}", settings[0], "--plan")
+    assert (code, wanted in error) == (2, True), error
+
+
+def test_families_with_another_path_are_named():
+    """Where their adapters, which need torch, are not imported."""
+    assert {name for name in FAMILIES if issubclass(adapter_of(name), UNetModel)} == {*CURVED}
 
 
 def test_its_size_is_known_before_it_is_loaded(folder):

@@ -64,7 +64,9 @@ class ModelSettings(Section):
     max_sequence_length: Annotated[int, Field(ge=0, le=10**5)] | None = Field(
         None, description="text tokens of T5 or the language model; null for the family's usual"
     )
-    distilled_guidance: NonNegative = Field(3.5, description="what a guidance-distilled network (FLUX.1-dev) is told")
+    distilled_guidance: NonNegative = Field(
+        3.5, description="what a guidance-distilled network (FLUX.1-dev, FLUX.2-dev) is told"
+    )
     gradient_checkpointing: bool = Field(False, description="compute activations again rather than keep them")
     vae_slicing: bool = Field(False, description="decode one image at a time")
     offload: bool = Field(False, description="keep text encoders and VAE off the GPU between uses")

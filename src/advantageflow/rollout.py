@@ -111,7 +111,7 @@ def sample_batches(
 def _predictions(
     model: FlowModel, transformer: nn.Module, prompts: list[str], guidance_scale: float, empty: Conditioning | None
 ) -> Callable[..., Any]:
-    """(`model.velocity` or `model.ends`, x_t, t) -> what it gives of as many nodes for each prompt as there are rows."""
+    """(`model.velocity` or `model.ends`, x_t, t) -> what it gives; of each prompt there are as many nodes as fit."""
     encoded: dict[int, Conditioning] = {}
 
     def predicted(what: Callable[..., Any], x_t: Tensor, t: Tensor) -> Any:
