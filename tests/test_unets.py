@@ -16,6 +16,7 @@ from test_trainer import make_config, make_trainer, weights
 from transformers import CLIPTextModel
 
 from advantageflow import building
+from advantageflow.adapter_formats import KOHYA_FILE, write_kohya
 from advantageflow.config import ModelSettings
 from advantageflow.models import CURVED, FAMILIES, adapter_of, load_model, picture_size
 from advantageflow.models.architectures import ARCHITECTURES
@@ -160,13 +161,14 @@ def test_it_trains_and_the_adapter_loads(folder, objective, tmp_path):
 
 
 def check_adapter(trainer, folder, lora):
-    """It draws what the run's average draws, beside its base, by the pipeline's loader and by ours."""
+    """It draws what the run's average draws, beside its base, by the pipeline's loader, and by ours under other names."""
     with trainer.policy.acting_as("average"):
         expected = draw(trainer.model, 1.0)
     plain, ours = load(folder), load(folder)
     assert not torch.allclose(expected, draw(plain, 1.0), atol=1e-5)
     plain.pipeline.load_lora_weights(lora)
-    ours.load_adapter(str(lora))
+    write_kohya(lora, lora)
+    ours.load_adapter(str(lora / KOHYA_FILE))
     for model in (plain, ours):
         torch.testing.assert_close(draw(model, 1.0), expected, atol=1e-5, rtol=0)
 

@@ -21,7 +21,8 @@ KOHYA_FILE = "lora.safetensors"
 
 def _own(file: AdapterFile) -> Adapter:
     """Of an export of ours."""
-    return of_factors(file.source, {name.removeprefix("transformer."): part for name, part in file.tensors.items()})
+    bare = {name.removeprefix("transformer.").removeprefix("unet."): part for name, part in file.tensors.items()}
+    return of_factors(file.source, bare)
 
 
 def to_kohya(adapter: Adapter, family: str) -> dict[str, Tensor]:

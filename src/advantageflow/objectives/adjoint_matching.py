@@ -45,6 +45,7 @@ class AdjointMatching(Gradient):
     title: ClassVar[str] = "Adjoint Matching"
     paper: ClassVar[str] = "arXiv 2409.08861"
     colors: ClassVar[dict[str, tuple[str, str]]] = {"": ("#be185d", "#f9a8d4")}
+    straight: ClassVar[bool] = True
     solvers: ClassVar[tuple[str, ...]] = ("ddim", "memoryless")
     defaults: ClassVar[dict[str, Any]] = {
         **Gradient.defaults,
