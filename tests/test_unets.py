@@ -161,7 +161,7 @@ def test_it_trains_and_the_adapter_loads(folder, objective, tmp_path):
 
 
 def check_adapter(trainer, folder, lora):
-    """It draws what the run's average draws, beside its base, by the pipeline's loader, and by ours under other names."""
+    """It draws what the run's average draws, by the pipeline's loader, and by ours under kohya's names."""
     with trainer.policy.acting_as("average"):
         expected = draw(trainer.model, 1.0)
     plain, ours = load(folder), load(folder)
