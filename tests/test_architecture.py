@@ -30,7 +30,7 @@ rollout selection evaluation sources
 learning
 run
 plan memory learner
-worlds.pretraining worlds.scenes.pretrain worlds.scenes.rewards.training worlds.words.pretrain
+worlds.pretraining worlds.scenes.pretrain worlds.scenes.distill worlds.scenes.rewards.training worlds.words.pretrain
 trainer building
 rehearsal
 studies

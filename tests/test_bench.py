@@ -106,14 +106,14 @@ def test_a_size_without_the_memory_ends_the_search(trainer_of, monkeypatch):
     trainer = trainer_of("advantageflow")
     with recorded(trainer) as found:
         trainer.iterate()
-    velocity = trainer.model.velocity
+    predict = trainer.model._predict
 
-    def short(transformer, x_t, t, prompts):
+    def short(transformer, x_t, timestep, prompts):
         if len(x_t) > 2 and torch.is_grad_enabled():
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return velocity(transformer, x_t, t, prompts)
+        return predict(transformer, x_t, timestep, prompts)
 
-    monkeypatch.setattr(trainer.model, "velocity", short)
+    monkeypatch.setattr(trainer.model, "_predict", short)
     costs = best_sizes(trainer, found, 8)
     assert [*costs[True]] == [1, 2]
     assert [*costs[False]] == [1, 2, 4, 8]
@@ -137,7 +137,7 @@ def test_operations_are_those_of_the_matrices(trainer_of):
         hooks = [layer.register_forward_hook(count) for layer in base]
         inputs = found.example(False).of(1)
         with torch.no_grad():
-            trainer.model.velocity(transformer, inputs.x_t, inputs.t, inputs.prompts)
+            trainer.model._predict(transformer, inputs.x_t, inputs.timestep, inputs.prompts)
         for hook in hooks:
             hook.remove()
         size = transformer.config

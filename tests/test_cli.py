@@ -89,7 +89,7 @@ def test_a_run_leaves_its_folder_and_prints_where_to_look(finished):
         (["train", "scenes-flow-grpo", "rollout.solver=euler"], "learns from an SDE"),
         (["train", "prompts.train=nowhere.txt"], "'nowhere.txt' does not exist"),
         (["train", "reward=pickscor"], "unknown reward 'pickscor'"),
-        (["train", "model.path=/no/such/folder"], "neither built in (scenes, words), nor a folder"),
+        (["train", "model.path=/no/such/folder"], "neither built in (scenes, words, scenes-meanflow), nor a folder"),
         (["train", "reward=ocr", "run.iterations=1"], "scenes:train: the reward 'ocr' cannot use this prompt"),
         (
             ["train", "evaluation.prompts_shown=[a red circle, a red cat]"],
@@ -105,7 +105,7 @@ def test_a_run_leaves_its_folder_and_prints_where_to_look(finished):
         (["train", "--resume", "nowhere"], "nowhere holds no run"),
         (["train", "scenes", "--resume", "nowhere"], "give no recipe"),
         (["evaluate", "scenes", "--lora", "nowhere"], "holds no pytorch_lora_weights.safetensors"),
-        (["evaluate", "/no/such/folder"], "neither built in (scenes, words), nor a folder"),
+        (["evaluate", "/no/such/folder"], "neither built in (scenes, words, scenes-meanflow), nor a folder"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):

@@ -62,7 +62,7 @@ def test_which_names_may_be_loaded(tiny_pipeline_folder, tmp_path):
     for path in ("scenes", str(tiny_pipeline_folder), "stabilityai/stable-diffusion-3.5-medium"):
         check_model_path(path)
     for path in (str(tmp_path), "scene"):
-        with pytest.raises(ConfigError, match=r"neither built in \(scenes, words\), nor a folder"):
+        with pytest.raises(ConfigError, match=r"neither built in \(scenes, words, scenes-meanflow\), nor a folder"):
             check_model_path(path)
 
 

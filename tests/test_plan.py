@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from advantageflow.config import ConfigError, load_config, recipe_names
+from advantageflow.models import BUILT_IN
 from advantageflow.plan import GPUS, make_plan, print_plan
 
 
@@ -13,7 +14,7 @@ def test_every_recipe_is_valid_and_has_a_plan(recipe):
     plan = make_plan(config)
     assert plan.images == config.rollout.prompts_per_iteration * config.rollout.images_per_prompt
     assert set(plan.hours) == {"H100", "A100", "4090"}
-    assert (plan.downloads == {}) == (config.model.path in ("scenes", "words"))
+    assert (plan.downloads == {}) == (config.model.path in BUILT_IN)
 
 
 def test_the_papers_run():

@@ -16,12 +16,14 @@ import pytest
 import torch
 from command_line import command_line
 from rich.console import Console
+from test_trainer import average_velocity_of
 from warm import Command, warm
 
 from advantageflow import api
 from advantageflow.config import check_config, dump_config
 from advantageflow.errors import ConfigError
 from advantageflow.models import load_model
+from advantageflow.objectives import find
 from advantageflow.prompts import PromptSet
 from advantageflow.ranks import FIRST_PORT
 from advantageflow.run.bystander import Bystander
@@ -49,6 +51,7 @@ METHODS = {
     "trees": ("branch-grpo", 4, {"rollout": {"images_per_prompt": 4}, "model": {"dtype": "float16"}}),
     "gradients": ("draft", 4, {"rollout": {"solver": "euler"}}),
     "adjoints": ("adjoint-matching", 4, {}),
+    "averages": ("mean-flow-nft", 4, {}),
     "all weights": ("advantageflow", 0, {}),
 }
 SETTINGS = {  # nothing divides evenly
@@ -104,6 +107,8 @@ brightness.with_gradient = lambda images, prompts: images.mean((1, 2, 3))
 
 def trained(world, folder, model_folder, objective, rank, changes):
     """The weights of all roles after a run, and its metrics without times."""
+    if find(objective).average_velocity:
+        model_folder = average_velocity_of(model_folder)
     config = check_config(
         settings_of(model_folder, objective=objective, policy={"lora_rank": rank, "lora_alpha": 8}, **changes)
     )

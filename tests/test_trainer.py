@@ -11,6 +11,7 @@ from advantageflow.building import Inputs, build
 from advantageflow.config import check_config
 from advantageflow.errors import NonFiniteError
 from advantageflow.models import load_model
+from advantageflow.models.mean_flow import save_mean_flow
 from advantageflow.objectives import all_methods, find
 from advantageflow.prompts import load_prompts
 from advantageflow.rewards import load_reward
@@ -76,8 +77,19 @@ def make_config(**sections):
     return check_config(settings)
 
 
+def average_velocity_of(model_folder):
+    """An average velocity that stands on a tiny pipeline."""
+    folder = model_folder.with_name(f"{model_folder.name}-average")
+    if not folder.exists():
+        weights = 0.1 * torch.randn(96, 96, generator=torch.Generator().manual_seed(0))
+        save_mean_flow(folder, str(model_folder), {}, weights)
+    return folder
+
+
 def make_trainer(config, folder, model_folder, rewards=None):
     torch.manual_seed(0)
+    if config.objective.average_velocity:
+        model_folder = average_velocity_of(model_folder)
     run = RunDirectory.create(folder, config) if not folder.exists() else RunDirectory.open(folder)[0]
     inputs = Inputs(
         train_prompts=load_prompts("scenes:train"),

@@ -15,7 +15,7 @@ def combine_rewards(rewards: Tensor, weights: Tensor, group_ids: Tensor, how: Co
     """One reward per image out of several.
 
     sum: Σ w_k r_k, so that a reward counts by its weight times its own spread (the paper, and arXiv 2509.16117's code).
-    standardize: Σ w_k r_k / std(r_k) over the batch (MeanFlowAdvantage).
+    standardize: Σ w_k r_k / std(r_k) over the batch (arXiv 2609.37670).
     gdpo: Σ w_k (r_k - mean_prompt) / std_prompt(r_k) (GDPO).
 
     A reward that does not vary, in the batch or in a group, adds nothing there.

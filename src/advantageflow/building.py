@@ -20,7 +20,14 @@ from advantageflow.environment import environment, versions
 from advantageflow.errors import ConfigError
 from advantageflow.evaluated import described
 from advantageflow.fingerprint import of_value
-from advantageflow.models import CURVED, check_family, check_model_path, load_and_say, picture_size
+from advantageflow.models import (
+    CURVED,
+    check_family,
+    check_learned,
+    check_model_path,
+    load_and_say,
+    picture_size,
+)
 from advantageflow.pairs import Pair, describe, load_pairs, trained
 from advantageflow.places import check_links
 from advantageflow.prompts import PromptSet, describe_sets, load_prompt_sets, shown_prompts
@@ -179,6 +186,7 @@ def load_inputs(
     if not known_model:
         family = check_family(config.model)
         check_path(config.objective, family, family not in CURVED)
+        check_learned(config.objective, config.model.path, family)
     if config.model.lora:
         from advantageflow.adapters import read_adapter
 

@@ -42,7 +42,7 @@ SDESolver = Literal["flow_sde", "dance_sde", "cps", "ddim", "memoryless"]
 class ModelSettings(Section):
     path: PathText = Field(
         "scenes",
-        description='"scenes" or "words" (built in), a diffusers pipeline folder, a hub name, or a .safetensors file',
+        description="scenes, words or scenes-meanflow (built in), a diffusers pipeline folder, hub name or file",
     )
     base: PathText | None = Field(
         None, description="where path is a single file: the pipeline that has all but the transformer"
@@ -105,7 +105,7 @@ class PromptSettings(Section):
     @classmethod
     def _hold_out_of_the_same_world(cls, given: Any) -> Any:
         train = given.get("train") if isinstance(given, dict) else None
-        if isinstance(train, str) and train in {f"{world}:train" for world in WORLDS}:
+        if isinstance(train, str) and train in {f"{world}:train" for world in WORLDS.values()}:
             return {"held_out": train.replace("train", "held_out"), **given}
         return given
 

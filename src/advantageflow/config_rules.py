@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from advantageflow.config import Config
     from advantageflow.objectives.base import Method
 
-WORLDS = ("scenes", "words")  # built-in models, with prompts of their own
+WORLDS = {"scenes": "scenes", "words": "words", "scenes-meanflow": "scenes"}  # built-in model -> whose prompts it has
 ROLES = ("learner", "rollout", "average", "reference", "critic", "ahead")  # and a method's own
 OWN_KEYS = ("tasks", "all", "task", "prompt", "index", "scores", "iteration", "seconds")
 
@@ -227,10 +227,10 @@ def check_label(label: str) -> None:
 def add_prompts(settings: dict[str, Any]) -> None:
     """A built-in model is trained on its own world's prompts where no others are named; pairs bring theirs."""
     model, prompts = settings.get("model", {}), settings.setdefault("prompts", {})
-    path = model.get("path", "scenes") if isinstance(model, dict) else None
+    world = WORLDS.get(str(model.get("path", "scenes"))) if isinstance(model, dict) else None
     if not isinstance(prompts, dict):
         return
-    rollout, world = settings.get("rollout"), path if path in WORLDS else None
+    rollout = settings.get("rollout")
     source = rollout.get("source") if isinstance(rollout, dict) else None
     if source is not None and prompts.get("train") in (None, source, f"{world}:train"):
         held_out = {"held_out": f"{world}:held_out"} if world else {}

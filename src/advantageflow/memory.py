@@ -57,6 +57,7 @@ _FLUX = ModelFacts(11.9, 3072, 57, 266, 6.455, 6.468, 512, 4096, 9.8, 0.17)
 MODELS = {
     "scenes": _small(0.0054, 160),
     "words": _small(0.0035, 128),
+    "scenes-meanflow": _small(0.0054, 160),
     "stabilityai/stable-diffusion-3.5-medium": ModelFacts(
         2.47, 1536, 24, 191, 0.802, 0.665, 205, 4096, 11.2, 0.17, second=13
     ),

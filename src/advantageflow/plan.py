@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from advantageflow.config import Config
@@ -28,8 +29,9 @@ from advantageflow.memory import (
     what_fits,
 )
 from advantageflow.models import BUILT_IN as BUILT_IN_MODELS
-from advantageflow.models import CURVED, picture_size
+from advantageflow.models import CURVED, check_family, check_learned, picture_size
 from advantageflow.models.architectures import ARCHITECTURES
+from advantageflow.models.source import locate
 from advantageflow.rewards import check_gradients, custom
 from advantageflow.run.pace import images_after
 
@@ -145,6 +147,8 @@ def calls(config: Config, iteration: int = 0) -> tuple[int, dict[str, int]]:
     for role in roles:
         calls_of = method.calls if role == "learner" else method.calls_of_others
         learning[role] *= calls_of(rollout.num_inference_steps)
+    if method.average_velocity:  # whose slope is taken between two times
+        learning["rollout"] = learning.get("rollout", 0) + 2 * cases
     return sampling, learning
 
 
@@ -292,6 +296,8 @@ def print_plan(config: Config) -> None:
         check_path(config.objective, known.family, known.family not in CURVED)
     if config.objective.family == "gradient":
         check_gradients(config.reward_weights, config.objective.name)
+    if Path(locate(config.model.path)).is_dir():  # the index of the hub's is fetched when the run starts
+        check_learned(config.objective, config.model.path, check_family(config.model))
     plan, prompts = make_plan(config), _describe_prompts(config)
     table = Table(title=f"Plan of {config.name}", show_header=False)
     table.add_row("model", config.model.path)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from advantageflow.errors import ConfigError
 from advantageflow.fits import Size
 from advantageflow.models.conditioning import Conditioning
 from advantageflow.seeding import Stream, noise
-from advantageflow.solvers import Velocity, solve
+from advantageflow.solvers import ODE_SOLVERS, Velocity, solve
 from advantageflow.walk_plan import Plan
 from advantageflow.walks import Edges, probe, walk
 from advantageflow.world import World
@@ -80,6 +81,7 @@ def sample_batches(
         world: the processes that share the work; this one draws its batches.
     """
     sigmas = model.sigmas(num_inference_steps)
+    stepping = _stepping(model, sigmas, solver, plan)
     empty = model.encode([negative_prompt]) if guidance_scale != 1.0 else None
     leaves, processes = plan.leaves if plan else 1, world or World()
 
@@ -95,7 +97,7 @@ def sample_batches(
             return noise(model.latent_shape, stream, (*address, step), places).to(model.device)
 
         with torch.no_grad():
-            x, path, velocity = fresh(0, len(chosen)), model.path, partial(predicted, model.velocity)
+            x, path, velocity = fresh(0, len(chosen)), model.path, partial(predicted, stepping)
             if not isinstance(solver, str):
                 return Rollout(solver(velocity, x, sigmas, numbers))
             if plan is None:
@@ -106,6 +108,27 @@ def sample_batches(
     kind = "sampling" if stream is Stream.ROLLOUT else "evaluating"
     batches = model.fits.batches(kind, batch_size, len(prompts), model.device, processes.size, leaves)
     yield from model.fits.dealt(kind, batches, draw, processes, leaves)
+
+
+def _stepping(model: FlowModel, sigmas: Tensor, solver: str | Selecting, plan: Plan | None) -> Callable[..., Tensor]:
+    """The model's velocity at the sampler's times; the average until the next one where it predicts averages.
+
+    Raises:
+        ConfigError: it does, and the solver has steps of the velocity.
+    """
+    if model.predicts != "average_velocity":
+        return model.velocity
+    if any(plan.noise) if plan else solver in {*ODE_SOLVERS} - {"euler"}:
+        raise ConfigError(
+            f"the solver {solver} has steps of the velocity at a time, and the model {model.family} predicts averages "
+            "over whole steps; set rollout.solver=euler"
+        )
+    ends = dict(zip(sigmas.tolist(), [*sigmas[1:], sigmas[-1]], strict=True))
+
+    def average(transformer: nn.Module, x_t: Tensor, t: Tensor, prompt: Conditioning, **given: Any) -> Tensor:
+        return model.velocity(transformer, x_t, t, prompt, **given, until=ends[t.item()])
+
+    return average
 
 
 def _predictions(

@@ -142,12 +142,18 @@ class Selection:
         """(velocity, noise, sigmas, numbers of the images) -> images x0, for `rollout.sample_batches`.
 
         Raises:
-            ConfigError: SVDD's steps are those of a rectified flow, and the model's path is another.
+            ConfigError: SVDD's steps are those of a rectified flow's velocity, and the model has another path or none.
         """
         if self.way == "svdd" and model.path is not RECTIFIED:
             raise ConfigError(
                 f"--select svdd draws states of the straight path between image and noise, and {model.family} has "
                 "another path; use --select best"
+            )
+
+        if self.way == "svdd" and model.predicts == "average_velocity":
+            raise ConfigError(
+                f"--select svdd has steps of the velocity at a time, and {model.family} predicts averages over whole "
+                "steps; use --select best"
             )
 
         def solve(velocity: Velocity, x: Tensor, sigmas: Tensor, numbers: range) -> Tensor:

@@ -43,17 +43,17 @@ class Call:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Of a call: latents [images, ...], times in [0, 1] [images], and prompts."""
+    """Of a call: latents [images, ...], what it is told of times [images, ...], and prompts."""
 
     x_t: Tensor
-    t: Tensor
+    timestep: Tensor
     prompts: Conditioning
 
     def of(self, images: int) -> Inputs:
         """So many, of these in turn."""
         rows = torch.arange(images, device=self.x_t.device) % len(self.x_t)
         pooled, mask = (part if part is None else part[rows] for part in (self.prompts.pooled, self.prompts.mask))
-        return Inputs(self.x_t[rows], self.t[rows], Conditioning(self.prompts.tokens[rows], pooled, mask))
+        return Inputs(self.x_t[rows], self.timestep[rows], Conditioning(self.prompts.tokens[rows], pooled, mask))
 
 
 @dataclass
@@ -105,7 +105,7 @@ def recorded(trainer: Trainer) -> Iterator[Calls]:
         shape, tokens = tuple(x_t.shape[1:]), prompt.tokens.shape[1]
         call = Call(acting[-1], gradient, gradient and x_t.requires_grad, len(x_t), shape, tokens)
         found.made.append(call)
-        found.inputs.setdefault(call, Inputs(x_t.detach(), timestep / 1000, prompt))
+        found.inputs.setdefault(call, Inputs(x_t.detach(), timestep, prompt))
         return predict(transformer, x_t, timestep, prompt)
 
     policy.acting_as, model.predict = noting_role, noting  # type: ignore[method-assign]
@@ -227,7 +227,7 @@ def bare(trainer: Trainer, transformer: nn.Module, inputs: Inputs, gradient: boo
     """One call, and its backward pass."""
     x_t = inputs.x_t.detach().requires_grad_(through)
     with torch.set_grad_enabled(gradient):
-        velocity = trainer.model.velocity(transformer, x_t, inputs.t, inputs.prompts)
+        velocity = trainer.model._predict(transformer, x_t, inputs.timestep, inputs.prompts)
     if gradient:
         velocity.backward(torch.ones_like(velocity))
         for parameter in trainer.policy.parameters:

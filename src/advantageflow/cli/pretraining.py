@@ -46,6 +46,21 @@ def pretrain_words(
     _pretrain(WORDS, output, autoencoder_steps, flow_steps, pictures, seed, threads)
 
 
+DistillSteps = Annotated[int, typer.Option(min=1, help="Optimizer steps.")]
+Paths = Annotated[int, typer.Option(min=1, help="Pictures that the built-in model draws to learn from.")]
+
+
+@app.command("scenes-meanflow")
+def pretrain_scenes_meanflow(
+    output: PretrainOutput, steps: DistillSteps = 1500, paths: Paths = 2048, seed: Seed = 0, threads: Threads = 0
+) -> None:
+    """Distill the built-in model of scenes to an average velocity (less than an hour on one CPU core)."""
+    from advantageflow.worlds.scenes.distill import distill
+
+    _use_threads(threads)
+    distill(output, steps=steps, paths=paths, seed=seed)
+
+
 RewardSteps = Annotated[int, typer.Option(min=1, help="Optimizer steps.")]
 RewardOutput = Annotated[Path, typer.Option(help="Folder for checkpoints and weights; run again to continue.")]
 

@@ -35,7 +35,7 @@ ColumnOption = Annotated[str | None, typer.Option(help="Column of the prompt, in
 def evaluate(
     models: Annotated[
         list[str] | None,
-        typer.Argument(help="'scenes', 'words', pipeline folders or hub names; MODEL+LORA is a model with an adapter."),
+        typer.Argument(help="Built-in names, pipeline folders or hub names; MODEL+LORA is a model with an adapter."),
     ] = None,
     run: RunOption = None,
     lora: LoraOption = None,

@@ -96,8 +96,14 @@ class Family(ABC):
             alike: roles that predict what the learner does.
         """
 
-    def _predictions(self, x_t: Tensor, t: Tensor, prompts: list[str], alike: Collection[Role]) -> dict[str, Tensor]:
-        """Role -> velocity at x_t, of the learner and of whom the method sees; of those alike the learner's own."""
+    def _predictions(
+        self, x_t: Tensor, t: Tensor, prompts: list[str], alike: Collection[Role], until: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Role -> velocity at x_t, of the learner and of whom the method sees; of those alike the learner's own.
+
+        Args:
+            until: see `FlowModel.velocity`.
+        """
         conditioning, guidance = self.model.encode(prompts), self.method.guidance
         own = {role for role in alike if guidance.get(role, 1.0) == guidance.get("learner", 1.0)}
         found = {}
@@ -106,7 +112,7 @@ class Family(ABC):
             empty = self.model.encode([""]) if scale != 1.0 else None
             with torch.set_grad_enabled(role == "learner"), self.policy.acting_as(role) as transformer:
                 found[role] = self.model.velocity(
-                    transformer, x_t, t, conditioning, guidance_scale=scale, empty_prompt=empty
+                    transformer, x_t, t, conditioning, guidance_scale=scale, empty_prompt=empty, until=until
                 )
         return {**found, **dict.fromkeys(self.method.sees & own, found["learner"].detach())}
 

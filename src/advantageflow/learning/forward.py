@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advantageflow.flow import draw_t
+from advantageflow.flow import draw_t, like
 from advantageflow.learning.base import Case, Family, Terms
 from advantageflow.objectives.base import Noised
 from advantageflow.policy import Role
 from advantageflow.seeding import Stream, generator, noise
+
+SLOPE = 0.005  # the slope of an average velocity is taken between times so far before and after
 
 
 class ForwardFamily(Family):
@@ -28,9 +30,11 @@ class ForwardFamily(Family):
         else:
             sigmas = sigmas[:-1]  # at the end, which may be later than 0, the network is not asked
         firsts = [self._addressed_by(image) for image in range(len(self.scored.prompts))]
-        self._times = draw_times(
-            self.config.learn.t_distribution, firsts, self.config.learn.t_draws, sigmas, self.scored.address
-        )
+        learn, address = self.config.learn, self.scored.address
+        self._times = draw_times(learn.t_distribution, firsts, learn.t_draws, sigmas, address)
+        self._ends: Tensor | None = None  # of the spans, where averages are learned
+        if self.method.average_velocity:
+            self._times, self._ends = draw_spans(learn.t_distribution, firsts, learn.t_draws, sigmas, address)
 
     def cases(self, images: list[int]) -> list[Case]:
         """So many draws of each image that the method chooses."""
@@ -48,10 +52,15 @@ class ForwardFamily(Family):
         """Noise the cases' images and compare the predictions of all roles there."""
         scored, model = self.scored, self.model
         images, draws = [image for image, _ in cases], self.config.learn.t_draws
-        x0, t = scored.rollout.x0[images], self._times[images, [draw for _, draw in cases]]
+        draw = [number for _, number in cases]
+        t, end = self._times[images, draw], None if self._ends is None else self._ends[images, draw]
+        x0, prompts = scored.rollout.x0[images], [scored.prompts[image] for image in images]
         fresh = self._noise(cases) if self._edges is None else None
         x_t = self._states(images, t) if fresh is None else model.path.interpolate(x0, fresh, t)
-        velocities = self._predictions(x_t, t, [scored.prompts[image] for image in images], alike)
+        velocities = self._predictions(x_t, t, prompts, alike, end)
+        if end is not None and fresh is not None:
+            slope = self._slope(x0, fresh, t, end, prompts)
+            velocities = {role: u + like(t - end, u) * slope for role, u in velocities.items()}
         critic = self.policy.critic
         seen = Noised(
             velocities,
@@ -89,6 +98,17 @@ class ForwardFamily(Family):
         steps = (self._sigmas == t[:, None]).int().argmax(1).tolist()
         return self._edges.x[[self._edge[place] for place in zip(images, steps, strict=True)]]
 
+    def _slope(self, x0: Tensor, noise: Tensor, t: Tensor, end: Tensor, prompts: list[str]) -> Tensor:
+        """d/dt u(x_t, t, r) of the rollout policy as the image moves on to its noise, [batch, ...]; no gradient."""
+        model, told = self.model, self.model.encode(prompts)
+        before, after = (t - SLOPE).clamp(min=0), (t + SLOPE).clamp(max=1)
+        with torch.no_grad(), self.policy.acting_as("rollout") as transformer:
+            first, last = (
+                model.velocity(transformer, model.path.interpolate(x0, noise, time), time, told, until=end)
+                for time in (before, after)
+            )
+        return (last - first) / like(after - before, first)
+
 
 def draw_times(
     distribution: str, addresses: list[int], num_draws: int, sigmas: Tensor, address: tuple[int, ...]
@@ -100,3 +120,21 @@ def draw_times(
             for i in addresses
         ]
     )
+
+
+def draw_spans(
+    distribution: str, addresses: list[int], num_draws: int, sigmas: Tensor, address: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """Times t and r <= t of an average velocity, [images, num_draws] each (arXiv 2607.15273).
+
+    Half of the spans have no length, r = t; a quarter end at the image, r = 0; and the others lie between two times.
+    """
+    rngs = [generator(Stream.LEARN, *address, i) for i in addresses]
+    one, other = (
+        torch.stack([draw_t(distribution, num_draws, sigmas, rng) for rng in rngs])  # type: ignore[arg-type]
+        for _ in range(2)
+    )
+    kind = torch.stack([torch.rand(num_draws, generator=rng, dtype=torch.float64) for rng in rngs])
+    between = kind >= 0.75
+    end = torch.where(kind < 0.5, one, torch.zeros_like(one))
+    return torch.where(between, one.maximum(other), one), torch.where(between, one.minimum(other), end)

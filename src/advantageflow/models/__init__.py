@@ -11,14 +11,15 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from advantageflow.config import ModelSettings
-from advantageflow.errors import ConfigError
+from advantageflow.errors import ConfigError, shown
+from advantageflow.models.source import AVERAGE_VELOCITY, family_of, locate
 from advantageflow.models.source import BUILT_IN as BUILT_IN
 from advantageflow.models.source import check_model_path as check_model_path
-from advantageflow.models.source import family_of, locate
 from advantageflow.models.source import picture_size as picture_size
 
 if TYPE_CHECKING:
     from advantageflow.models.base import FlowModel
+    from advantageflow.objectives.base import Method
 
 # Pipeline class -> its adapter
 FAMILIES = {
@@ -31,6 +32,7 @@ FAMILIES = {
     "SanaPipeline": "advantageflow.models.sana:SanaModel",
     "StableDiffusionPipeline": "advantageflow.models.sd15:SD15Model",
     "StableDiffusionXLPipeline": "advantageflow.models.sdxl:SDXLModel",
+    AVERAGE_VELOCITY: "advantageflow.models.mean_flow:MeanFlowModel",
 }
 CURVED = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")  # whose path between image and noise is not straight
 
@@ -47,8 +49,8 @@ def load_model(path: str, device: str = "cpu", **settings: Any) -> FlowModel:
     """Load a pipeline.
 
     Args:
-        path: "scenes" and "words" are built in; anything else is a folder or hub name of a pipeline of a known family,
-            or a single file with its transformer.
+        path: "scenes", "words" and "scenes-meanflow" are built in; anything else is a folder or hub name of a pipeline
+            of a known family, or a single file with its transformer.
         settings: see `config.ModelSettings`.
 
     Raises:
@@ -120,3 +122,23 @@ def check_family(settings: ModelSettings) -> str:
     if family not in FAMILIES:
         raise ConfigError(f"{settings.path} is a {family}; known families: {', '.join(FAMILIES)}")
     return family
+
+
+def check_learned(method: Method, path: str, family: str) -> None:
+    """Check that a method learns what a model predicts.
+
+    Raises:
+        ConfigError: one of them is of average velocities, and the other is not.
+    """
+    predicted = family == AVERAGE_VELOCITY
+    if method.average_velocity == predicted:
+        return
+    if predicted:
+        raise ConfigError(
+            f"objective {method.name!r} learns a velocity, but the model {shown(path)} draws by its average velocity "
+            "over whole steps; set model.path to another, such as scenes, or choose a method of average velocities"
+        )
+    raise ConfigError(
+        f"objective {method.name!r} learns an average velocity, but the model {shown(path)} predicts none; set "
+        "model.path=scenes-meanflow, or choose another method"
+    )

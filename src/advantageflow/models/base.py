@@ -31,7 +31,6 @@ from advantageflow.adapters import (
 )
 from advantageflow.config import ModelSettings
 from advantageflow.errors import ConfigError, NonFiniteError
-from advantageflow.fingerprint import of_value
 from advantageflow.fits import Fits
 from advantageflow.models.conditioning import Conditioning as Conditioning
 from advantageflow.models.conditioning import PromptStore
@@ -224,13 +223,7 @@ class FlowModel(ABC):
 
     @cached_property
     def _store(self) -> PromptStore | None:
-        settings = self.settings
-        if settings.prompt_cache is None:
-            return None
-        path = settings.base or settings.path
-        tokenizers = (name.replace("text_encoder", "tokenizer") for name in self.text_encoders)
-        texts = content(path, *self.text_encoders, *tokenizers) or path
-        return PromptStore(Path(settings.prompt_cache), of_value([texts, settings.dtype, settings.max_sequence_length]))
+        return PromptStore.of(self.settings, self.text_encoders)
 
     @abstractmethod
     def encode_prompt(self, prompt: str) -> Conditioning:
@@ -242,7 +235,7 @@ class FlowModel(ABC):
 
     @abstractmethod
     def predict(self, transformer: nn.Module, x_t: Tensor, timestep: Tensor, prompt: Conditioning) -> Tensor:
-        """One call of the transformer: what it `predicts` [batch, ...]; `timestep` is 1000 t, float32 [batch]."""
+        """One call of the transformer: what it `predicts` [batch, ...]; see `timestep`."""
 
     def guide(self, without: Tensor, conditioned: Tensor, scale: float) -> Tensor:
         """Classifier-free guidance."""
@@ -257,13 +250,17 @@ class FlowModel(ABC):
         *,
         guidance_scale: float = 1.0,
         empty_prompt: Conditioning | None = None,
+        until: Tensor | None = None,
     ) -> Tensor:
         """v(x_t, t | prompt) [batch, ...] for t a scalar or [batch] in [0, 1].
 
         With guidance, v(empty) + scale (v(prompt) - v(empty)); 1 is no guidance and costs half. Latents and the result
         are float32, whatever the precision of the network.
+
+        A model of average velocities answers with that from t until another time, like t; others take no notice of it.
         """
-        predicted = self._guided(transformer, x_t, t, prompt, guidance_scale, empty_prompt)
+        timestep = self.timestep(t, t if until is None else until, x_t)
+        predicted = self._guided(transformer, x_t, timestep, prompt, guidance_scale, empty_prompt)
         return self.path.velocity_of(self.predicts, predicted, x_t, t)
 
     def ends(
@@ -277,19 +274,22 @@ class FlowModel(ABC):
         empty_prompt: Conditioning | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The clean image and the noise of the same prediction as `velocity`'s, [batch, ...] each."""
-        predicted = self._guided(transformer, x_t, t, prompt, guidance_scale, empty_prompt)
+        predicted = self._guided(transformer, x_t, self.timestep(t, t, x_t), prompt, guidance_scale, empty_prompt)
         return self.path.ends(self.predicts, predicted, x_t, t)
+
+    def timestep(self, t: Tensor, until: Tensor, x_t: Tensor) -> Tensor:
+        """What the transformer is told of times: 1000 t, float32 [batch]."""
+        return (t * 1000).to(torch.float32).to(x_t.device).expand(len(x_t))
 
     def _guided(
         self,
         transformer: nn.Module,
         x_t: Tensor,
-        t: Tensor,
+        timestep: Tensor,
         prompt: Conditioning,
         guidance_scale: float,
         empty_prompt: Conditioning | None,
     ) -> Tensor:
-        timestep = (t * 1000).to(torch.float32).to(x_t.device).expand(len(x_t))
         if guidance_scale == 1.0 or empty_prompt is None:
             return self._predict(transformer, x_t, timestep, prompt)
         empty_prompt = empty_prompt.expand(len(x_t))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -14,7 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import pad
 
+from advantageflow.config import ModelSettings
 from advantageflow.fingerprint import of_value
+from advantageflow.models.source import content, stands_on
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +62,16 @@ class PromptStore:
 
     folder: Path
     made_by: str
+
+    @classmethod
+    def of(cls, settings: ModelSettings, text_encoders: Sequence[str]) -> PromptStore | None:
+        """The folder that settings name, for a pipeline with these text encoders; None where they name none."""
+        if settings.prompt_cache is None:
+            return None
+        path = stands_on(settings)
+        tokenizers = (name.replace("text_encoder", "tokenizer") for name in text_encoders)
+        texts = content(path, *text_encoders, *tokenizers) or path
+        return cls(Path(settings.prompt_cache), of_value([texts, settings.dtype, settings.max_sequence_length]))
 
     def _file(self, prompt: str) -> Path:
         return self.folder / f"{of_value([self.made_by, prompt])}.safetensors"

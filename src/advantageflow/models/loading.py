@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from advantageflow.config import ModelSettings
 from advantageflow.errors import ConfigError, shown
 from advantageflow.hub import cannot_fetch
-from advantageflow.models.source import INDEX, locate
+from advantageflow.models.source import INDEX, locate, stands_on
 
 if TYPE_CHECKING:
     from advantageflow.models.base import FlowModel
@@ -24,7 +24,7 @@ def load_pipeline(family: type[FlowModel], settings: ModelSettings) -> Any:
     Raises:
         ConfigError: there is no such pipeline, or it is damaged or cannot be fetched.
     """
-    dtype, path = getattr(torch, settings.dtype), locate(settings.base or settings.path)
+    dtype, path = getattr(torch, settings.dtype), locate(stands_on(settings))
     given: dict[str, Any] = dict.fromkeys(family.unused)
     index = Path(path) / INDEX
     if index.is_file():  # diffusers wants to be told which parts are meant to be absent

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from functools import lru_cache
 from pathlib import Path
@@ -12,9 +11,14 @@ from advantageflow.errors import ConfigError, shown
 from advantageflow.fingerprint import of_file, of_value
 from advantageflow.hub import PICKLED, cannot_fetch, commit_of_hub, notice_offline
 
-# Name -> package whose folder "weights" holds a pipeline
-BUILT_IN = {"scenes": "advantageflow.worlds.scenes", "words": "advantageflow.worlds.words"}
+# Name -> folder in the package
+BUILT_IN = {
+    "scenes": "worlds/scenes/weights",
+    "words": "worlds/words/weights",
+    "scenes-meanflow": "worlds/scenes/mean_flow",
+}
 INDEX = "model_index.json"
+AVERAGE_VELOCITY = "MeanFlowPipeline"  # the family that predicts average velocities, named in the index of its folder
 DEFAULT_SIZE = 1024  # pixels
 SIZES = {"stable-diffusion-v1-5/stable-diffusion-v1-5": 512}
 
@@ -22,7 +26,7 @@ SIZES = {"stable-diffusion-v1-5/stable-diffusion-v1-5": 512}
 def locate(path: str) -> str:
     """The folder of a built-in model; anything else as it is, with the home directory for `~`."""
     if path in BUILT_IN:
-        return str(importlib.import_module(BUILT_IN[path]).WEIGHTS)
+        return str(Path(__file__).parents[1] / BUILT_IN[path])
     return str(Path(path).expanduser()) if path.startswith("~") else path
 
 
@@ -87,11 +91,27 @@ def family_of(path: str) -> str:
         raise cannot_fetch(path, error) from error
 
 
+def stands_on(settings: ModelSettings) -> str:
+    """The pipeline that has all but what a single file or an average velocity adds to it; else the model itself.
+
+    Raises:
+        ConfigError: an average velocity names none that is there.
+    """
+    path = settings.base or settings.path
+    index = Path(locate(path)) / INDEX
+    if not index.is_file() or family_of(locate(path)) != AVERAGE_VELOCITY:
+        return path
+    base = json.loads(index.read_text(encoding="utf-8")).get("base")
+    if not isinstance(base, str) or family_of(locate(base)) == AVERAGE_VELOCITY:
+        raise ConfigError(f"cannot load the model {shown(path)}: its {INDEX} names no base")
+    return base
+
+
 def picture_size(settings: ModelSettings) -> tuple[int, int]:
     """Height and width of a model's pictures in pixels, before it is loaded; 1024 as a rule where no folder tells."""
     size = settings.resolution
     if size is None:
-        path = settings.base or settings.path
+        path = stands_on(settings)
         folder = Path(locate(path))
         try:
             network = "unet" if (folder / "unet").is_dir() else "transformer"

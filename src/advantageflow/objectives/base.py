@@ -55,6 +55,7 @@ class Method:
         same times.
     shared_noise: the images of a prompt are noised at the same times, by the same noise.
     straight: its steps are those of the straight path between image and noise, and of no other.
+    average_velocity: it learns one, over spans of time; then a prediction is the velocity that it induces.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
@@ -70,6 +71,7 @@ class Method:
     whole_groups: ClassVar[bool] = False
     shared_noise: ClassVar[bool] = False
     straight: ClassVar[bool] = False
+    average_velocity: ClassVar[bool] = False
 
     @property
     def name(self) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from advantageflow.config import Config, load_config
 from advantageflow.errors import ConfigError, shown
 from advantageflow.memory import automatic
-from advantageflow.models import BUILT_IN
+from advantageflow.models import BUILT_IN, check_family, check_learned
 from advantageflow.models.architectures import ARCHITECTURES
 
 STAND_IN_PROMPTS = 64
@@ -17,7 +17,8 @@ def check_rehearsal(config: Config) -> None:
     """Check that a recipe can be rehearsed, before anything is built.
 
     Raises:
-        ConfigError: its model's architecture is not known, or it learns from what a rehearsal does not have.
+        ConfigError: its model's architecture is not known, or does not predict what its method learns; or it learns
+            from what a rehearsal does not have.
     """
     path = config.model.base or config.model.path
     if path not in ARCHITECTURES and path not in BUILT_IN:
@@ -25,6 +26,8 @@ def check_rehearsal(config: Config) -> None:
             f"a rehearsal does not know the architecture of model.path {shown(path)}; it knows "
             f"{', '.join((*ARCHITECTURES, *BUILT_IN))}; a model that is at hand needs none: set run.iterations=1"
         )
+    family = ARCHITECTURES[path].family if path in ARCHITECTURES else check_family(config.model)
+    check_learned(config.objective, path, family)
     if config.model.quantization:
         raise ConfigError(
             f"model.quantization is {config.model.quantization}, which a rehearsal's random weights do not have; set "

@@ -47,7 +47,7 @@ class Candidate:
         """What decides its pictures, by fingerprints; read from the files, so it is the same wherever they lie."""
         from advantageflow import fingerprint
         from advantageflow.adapters import read_adapter
-        from advantageflow.models.source import content
+        from advantageflow.models.source import content, stands_on
 
         def adapter(source: str | None) -> str | None:
             if not source:
@@ -55,10 +55,10 @@ class Candidate:
             file = read_adapter(source)
             return fingerprint.of_value([fingerprint.of_tensors(file.tensors), dict(file.settings)])
 
-        settings = self.settings
+        settings, base = self.settings, stands_on(self.settings)
         speed = {"device", "offload", "vae_slicing", "gradient_checkpointing", "prompt_cache", "shard"}
         return {
-            "model": [content(settings.path) or settings.path, settings.base and content(settings.base)],
+            "model": [content(settings.path) or settings.path, content(base) if base != settings.path else None],
             "adapter": [adapter(settings.lora), adapter(self.adapter)],
             "transformer": self.transformer and fingerprint.of_folder(self.transformer),
             "settings": settings.model_dump(mode="json", exclude={"path", "base", "lora", *speed}),
