@@ -50,11 +50,22 @@ OTHERS: dict[str, tuple[str, ...]] = {
     "ORW-CFM-W2": ("objective=orw-cfm-w2", "policy.rollout_every=5", _FAST),
     "CRD": ("objective=crd", "objective.reference_guidance=2", _FAST),
     "MixGRPO": ("objective=mix-grpo", "objective.iterations=3", _SLOW),
+    "FlowAWR": ("objective=flow-awr", "policy.rollout_decay=0.8", "learn.learning_rate=0.002"),
+    "AWM": ("objective=awm", _FAST),
+    "DGPO": ("objective=dgpo", "policy.rollout_decay=0", "learn.learning_rate=0.002"),
+    "EPG": ("objective=epg", _FAST),
+    "V-GRPO": ("objective=v-grpo", _FAST),
+    "Best of group": ("objective=rwr", "advantage.normalize=group_best", _FAST),
+    "GRPO-Guard": ("objective=grpo-guard", "learn.transitions=4", _SLOW),
+    "Flow-DPPO": ("objective=flow-dppo", "objective.noisy_steps=3", "learn.t_draws=3", _SLOW),
     "BranchGRPO": ("objective=branch-grpo", *_TREES, "learn.transitions=6", "learn.t_draws=4", _SLOW),
 }
 GRADIENTS: dict[str, tuple[str, ...]] = {
     "DRaFT-K": ("objective=draft", "objective.last_steps=3", "learn.batch_size=64", _SLOW),
     "DRaFT-LV": ("objective=draft-lv", "objective.sigma=0.3", "learn.batch_size=64", _SLOW),
+    "AlignProp": ("objective=align-prop", "objective.weight=1", "learn.batch_size=64", _SLOW),
+    "DRTune": ("objective=drtune", "objective.active_steps=3", "learn.batch_size=64", _SLOW),
+    "FlowBP-Sparse": ("objective=flow-bp", "learn.batch_size=64", _SLOW),
     "ReFL": ("objective=refl", "objective.last_steps=6", "learn.batch_size=64", _SLOW),
 }
 GUIDANCE = 2.0  # of Table 1's second half
