@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from advantageflow.config import ConfigError
@@ -40,34 +41,47 @@ STEPS: dict[str, tuple[str, ...]] = {
     ),
     "AdvantageFlow(1-A), divided by errors": (*METHODS[AF_A], "objective.adaptive_scale=true"),
 }
-# Other methods in the world of the recipe scenes, each as its own recipe has it; their learning rates are not searched.
-_SLOW, _FAST = "learn.learning_rate=0.001", "learn.learning_rate=0.004"
+# Other methods in the world of the recipe scenes, each as its own recipe has it.
+_SLOWER, _FASTER = (5e-4, 1e-3, 2e-3), (1e-3, 2e-3, 4e-3)
 _TREES = ("rollout.images_per_prompt=16", "rollout.prompts_per_iteration=12", "objective.splits=[0,1,2,3]")
+_NOISY, _SMALL = "learn.transitions=4", "learn.batch_size=64"
 OTHERS: dict[str, tuple[str, ...]] = {
-    "RAM": ("objective=ram", _FAST),
-    "ADRPO": ("objective=adrpo", _FAST),
-    "Reward-weighted regression": ("objective=rwr", _FAST),
-    "ORW-CFM-W2": ("objective=orw-cfm-w2", "policy.rollout_every=5", _FAST),
-    "CRD": ("objective=crd", "objective.reference_guidance=2", _FAST),
-    "MixGRPO": ("objective=mix-grpo", "objective.iterations=3", _SLOW),
-    "FlowAWR": ("objective=flow-awr", "policy.rollout_decay=0.8", "learn.learning_rate=0.002"),
-    "AWM": ("objective=awm", _FAST),
-    "DGPO": ("objective=dgpo", "policy.rollout_decay=0", "learn.learning_rate=0.002"),
-    "EPG": ("objective=epg", _FAST),
-    "V-GRPO": ("objective=v-grpo", _FAST),
-    "Best of group": ("objective=rwr", "advantage.normalize=group_best", _FAST),
-    "GRPO-Guard": ("objective=grpo-guard", "learn.transitions=4", _SLOW),
-    "Flow-DPPO": ("objective=flow-dppo", "objective.noisy_steps=3", "learn.t_draws=3", _SLOW),
-    "BranchGRPO": ("objective=branch-grpo", *_TREES, "learn.transitions=6", "learn.t_draws=4", _SLOW),
+    "FlowAWR": ("objective=flow-awr", "policy.rollout_decay=0.8"),
+    "AWM": ("objective=awm", "policy.rollout_decay=0"),
+    "DGPO": ("objective=dgpo", "policy.rollout_decay=0"),
+    "EPG": ("objective=epg", "policy.rollout_decay=0"),
+    "V-GRPO": ("objective=v-grpo", "policy.rollout_decay=0"),
+    "Flow-DPO": ("objective=flow-dpo", "policy.rollout_decay=0", _SMALL),
+    "AC-Flow": ("objective=ac-flow", "policy.rollout_decay=0.8"),
+    "Best of group": ("objective=rwr", "advantage.normalize=group_best"),
+    "GRPO-Guard": ("objective=grpo-guard", _NOISY),
+    "Flow-DPPO": ("objective=flow-dppo", "objective.noisy_steps=3", "learn.t_draws=3"),
+    "TempFlow-GRPO": ("objective=temp-flow-grpo", "objective.branches=4", "learn.t_draws=1", _NOISY),
+    "RAM": ("objective=ram",),
+    "ADRPO": ("objective=adrpo",),
+    "Reward-weighted regression": ("objective=rwr",),
+    "ORW-CFM-W2": ("objective=orw-cfm-w2", "policy.rollout_every=5"),
+    "CRD": ("objective=crd", "objective.reference_guidance=2"),
+    "MixGRPO": ("objective=mix-grpo", "objective.iterations=3"),
+    "BranchGRPO": ("objective=branch-grpo", *_TREES, "learn.transitions=6", "learn.t_draws=4"),
 }
 GRADIENTS: dict[str, tuple[str, ...]] = {
-    "DRaFT-K": ("objective=draft", "objective.last_steps=3", "learn.batch_size=64", _SLOW),
-    "DRaFT-LV": ("objective=draft-lv", "objective.sigma=0.3", "learn.batch_size=64", _SLOW),
-    "AlignProp": ("objective=align-prop", "objective.weight=1", "learn.batch_size=64", _SLOW),
-    "DRTune": ("objective=drtune", "objective.active_steps=3", "learn.batch_size=64", _SLOW),
-    "FlowBP-Sparse": ("objective=flow-bp", "learn.batch_size=64", _SLOW),
-    "ReFL": ("objective=refl", "objective.last_steps=6", "learn.batch_size=64", _SLOW),
+    "AlignProp": ("objective=align-prop", "objective.weight=1", _SMALL),
+    "DRTune": ("objective=drtune", "objective.active_steps=3", _SMALL),
+    "FlowBP-Sparse": ("objective=flow-bp", _SMALL),
+    "DRaFT-K": ("objective=draft", "objective.last_steps=3", _SMALL),
+    "DRaFT-LV": ("objective=draft-lv", "objective.sigma=0.3", _SMALL),
+    "ReFL": ("objective=refl", "objective.last_steps=6", _SMALL),
 }
+# Their search: three rates for each, and a fourth where the best of three is at an end.
+FIELD_RATES: dict[str, tuple[float, ...]] = {
+    label: _SLOWER if ("GRPO" in label and label != "V-GRPO") or label in ("Flow-DPPO", *GRADIENTS) else _FASTER
+    for label in (*OTHERS, *GRADIENTS)
+}
+# What it chose, and where it is not done, what was tried first.
+FIELD_LEARNING_RATES: dict[str, float] = {label: rates[1] for label, rates in FIELD_RATES.items()} | dict.fromkeys(
+    ("AWM", "EPG", "V-GRPO", "Best of group", "RAM", "ADRPO", "Reward-weighted regression", "ORW-CFM-W2", "CRD"), 0.004
+)
 GUIDANCE = 2.0  # of Table 1's second half
 # What `advantageflow compare` compares, and with what, where it is not said
 COMPARED, BASELINE = "objective=advantageflow-1.1,advantageflow-1-A,nft,flow-grpo", "nft"
@@ -95,11 +109,12 @@ def _arms() -> dict[str, tuple[str, ...]]:
         "AdvantageFlow(1.1), re-centred": (*found[AF], "advantage.recenter=true"),
     }
     found |= {step: (*changes, found[AF_A][-1]) for step, changes in STEPS.items()}
-    found |= OTHERS | GRADIENTS
+    field = OTHERS | GRADIENTS
+    found |= {label: (*changes, _rate(FIELD_LEARNING_RATES[label])) for label, changes in field.items()}
     return found | {
         searched(method, rate): (*changes, _rate(rate))
-        for method, changes in METHODS.items()
-        for rate in SEARCHED_RATES[method]
+        for method, changes in (METHODS | field).items()
+        for rate in (SEARCHED_RATES | FIELD_RATES)[method]
     }
 
 
@@ -152,8 +167,21 @@ SEARCH = Panel(
     (SEARCH_SEED,),
     searched(NFT, SEARCHED_RATES[NFT][0]),
 )
+
+
+def _field_search(name: str, title: str, recipe: str, score: str, methods: Iterable[str]) -> Panel:
+    arms = tuple(searched(method, rate) for method in methods for rate in FIELD_RATES[method])
+    return Panel(name, title, recipe, score, arms, (SEARCH_SEED,), arms[0])
+
+
+FIELD_SEARCH = (
+    _field_search("search-others", "learning rates of other methods", "paper/scenes", "graded", OTHERS),
+    _field_search("search-gradients", "learning rates of methods of a differentiable reward", "paper/preference",
+                  "preference", GRADIENTS),
+)  # fmt: skip
 FIGURES: dict[str, tuple[Panel, ...]] = {
     "search": (SEARCH,),
+    "field-search": FIELD_SEARCH,
     "fig2": (SCENES, PREFERENCE, CLIP, WORDS),
     "fig3a": (
         summed(MULTI),
