@@ -111,10 +111,13 @@ def _arms() -> dict[str, tuple[str, ...]]:
     found |= {step: (*changes, found[AF_A][-1]) for step, changes in STEPS.items()}
     field = OTHERS | GRADIENTS
     found |= {label: (*changes, _rate(FIELD_LEARNING_RATES[label])) for label, changes in field.items()}
+    found |= {
+        searched(method, rate): (*METHODS[method], _rate(rate)) for method in METHODS for rate in SEARCHED_RATES[method]
+    }
     return found | {
-        searched(method, rate): (*changes, _rate(rate))
-        for method, changes in (METHODS | field).items()
-        for rate in (SEARCHED_RATES | FIELD_RATES)[method]
+        searched(method, rate): (*changes, _rate(rate), "evaluation.every=25")  # the last score alone counts
+        for method, changes in field.items()
+        for rate in FIELD_RATES[method]
     }
 
 
