@@ -57,6 +57,11 @@ OTHERS: dict[str, tuple[str, ...]] = {
     "GRPO-Guard": ("objective=grpo-guard", _NOISY),
     "Flow-DPPO": ("objective=flow-dppo", "objective.noisy_steps=3", "learn.t_draws=3"),
     "TempFlow-GRPO": ("objective=temp-flow-grpo", "objective.branches=4", "learn.t_draws=1", _NOISY),
+    "DiffusionART": ("objective=diffusion-art", "learn.optimizer_steps=2"),
+    "RVM": ("objective=awm", "objective.weighting=uniform", "policy.rollout_decay=0", "learn.t_distribution=uniform"),
+    "Stepwise-Flow-GRPO": ("objective=stepwise-flow-grpo", "rollout.solver=ddim", _NOISY),
+    "G2RPO": ("objective=g2rpo", "objective.branches=12", "learn.t_draws=1", _NOISY),
+    "Flash-GRPO": ("objective=flash-grpo", "learn.t_draws=1", _NOISY),
     "RAM": ("objective=ram",),
     "ADRPO": ("objective=adrpo",),
     "Reward-weighted regression": ("objective=rwr",),
@@ -69,18 +74,29 @@ GRADIENTS: dict[str, tuple[str, ...]] = {
     "AlignProp": ("objective=align-prop", "objective.weight=1", _SMALL),
     "DRTune": ("objective=drtune", "objective.active_steps=3", _SMALL),
     "FlowBP-Sparse": ("objective=flow-bp", _SMALL),
+    "FlowBP-Lagrange": ("objective=flow-bp-lagrange", _SMALL),
+    "Adjoint Matching": (
+        "objective=adjoint-matching",
+        "objective.reward_scale=30",
+        "objective.active_steps=4",
+        "rollout.noise_level=1.0",
+        _SMALL,
+    ),
     "DRaFT-K": ("objective=draft", "objective.last_steps=3", _SMALL),
     "DRaFT-LV": ("objective=draft-lv", "objective.sigma=0.3", _SMALL),
     "ReFL": ("objective=refl", "objective.last_steps=6", _SMALL),
 }
 # Their search: three rates for each, and a fourth where the best of three is at an end.
 FIELD_RATES: dict[str, tuple[float, ...]] = {
-    label: _SLOWER if ("GRPO" in label and label != "V-GRPO") or label in ("Flow-DPPO", *GRADIENTS) else _FASTER
+    label: _SLOWER
+    if ("GRPO" in label and label != "V-GRPO") or label in ("Flow-DPPO", "G2RPO", "DiffusionART", *GRADIENTS)
+    else _FASTER
     for label in (*OTHERS, *GRADIENTS)
 }
 # What it chose, and where it is not done, what was tried first.
 FIELD_LEARNING_RATES: dict[str, float] = {label: rates[1] for label, rates in FIELD_RATES.items()} | dict.fromkeys(
-    ("AWM", "EPG", "V-GRPO", "Best of group", "RAM", "ADRPO", "Reward-weighted regression", "ORW-CFM-W2", "CRD"), 0.004
+    ("AWM", "EPG", "V-GRPO", "RVM", "Best of group", "RAM", "ADRPO", "Reward-weighted regression", "ORW-CFM-W2", "CRD"),
+    0.004,
 )
 GUIDANCE = 2.0  # of Table 1's second half
 # What `advantageflow compare` compares, and with what, where it is not said
