@@ -26,17 +26,23 @@ from advantageflow.paper.claims import (
 from advantageflow.paper.experiments import (
     AF,
     ARMS,
+    FIELD_CHOSEN,
+    FIELD_LEARNING_RATES,
+    FIELD_RATES,
     FIGURES,
+    GRADIENTS,
     GUIDANCE,
     LEARNING_RATES,
     MULTI,
     NFT,
+    OTHERS,
     QUICK,
     SCENES,
     SEARCH,
     SEARCHED_RATES,
     Panel,
     figures,
+    searched,
 )
 from advantageflow.paper.report import report, table1_markdown
 from advantageflow.paper.study import Study, best_rates, table1, tasks
@@ -84,8 +90,28 @@ def test_the_search_gives_every_method_as_many_tries_on_a_seed_of_its_own():
     assert set(SEARCHED_RATES) == set(LEARNING_RATES)
     assert {len(rates) for rates in SEARCHED_RATES.values()} == {4}
     assert len(SEARCH.arms) == 16
-    used = {seed for name, panels in FIGURES.items() if name != "search" for panel in panels for seed in panel.seeds}
+    used = {
+        seed for name, panels in FIGURES.items() if "search" not in name for panel in panels for seed in panel.seeds
+    }
     assert not used & set(SEARCH.seeds)
+    assert set(FIELD_RATES) == set(FIELD_LEARNING_RATES) == {*OTHERS, *GRADIENTS}
+    for label, rates in FIELD_RATES.items():
+        assert len(rates) in (3, 4)
+        assert FIELD_LEARNING_RATES[label] in rates
+
+
+def test_the_chosen_rate_of_another_method_is_the_best_of_all_that_it_was_tried_with(stored):
+    """And is not at an end of them."""
+    scores = {
+        record.label: record.after[panel.score]
+        for panel in FIGURES["field-search"]
+        for record in stored.records(panel)
+        if not record.diverged
+    }
+    for label, chosen in FIELD_CHOSEN.items():
+        tried = {rate: scores[searched(label, rate)] for rate in FIELD_RATES[label]}
+        assert max(tried, key=tried.__getitem__) == chosen
+        assert min(tried) < chosen < max(tried)
 
 
 def test_figures_share_runs(tmp_path):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from advantageflow.paper.claims import claims_table
-from advantageflow.paper.experiments import FIGURES, SEARCHED_RATES, Panel, gamma_arm
+from advantageflow.paper.experiments import FIELD_RATES, FIGURES, SEARCHED_RATES, Panel, gamma_arm
 from advantageflow.paper.study import Study, table1
 from advantageflow.reports.comparison import draw_figure, draw_rates, draw_stability, named_rows, table
 from advantageflow.run.checkpoint import write_atomic
@@ -37,8 +37,11 @@ def _write(study: Study, name: str) -> bool:
     write_atomic(file.with_suffix(".json"), json.dumps({"made": made, **results}, indent=1) + "\n")
     tables = [f"### {titles[panel]}\n\n{table(result)}" for panel, result in results.items()]
     write_atomic(file.with_suffix(".md"), "\n".join([*tables, _told(made)]))
-    if name == "search":
-        draw_rates(results["search"], SEARCHED_RATES, file)
+    if name.endswith("search"):
+        for panel, result in results.items():
+            tried = {label.rpartition(", ")[0] for label in result["arms"]}
+            rates = {label: found for label, found in (SEARCHED_RATES | FIELD_RATES).items() if label in tried}
+            draw_rates(result, rates, study.results / panel)
     else:
         draw_figure({titles[panel]: result for panel, result in results.items()}, "images", file)
     if name == "fig3b":
