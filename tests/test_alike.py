@@ -13,7 +13,9 @@ from advantageflow.plan import make_plan
 from advantageflow.policy import Policy
 
 ON_POLICY = {"policy": {"lora_rank": 4, "lora_alpha": 8, "rollout_decay": 0}}
-FORMULAS = {(find(name).family, find(name)().sees): name for name in names() if find(name)().sees}  # one of each kind
+# One of each kind that compares predictions; a gradient method that looks at the base follows it along all of its steps
+SEEING = [name for name in names() if find(name)().sees and find(name).family != "gradient"]
+FORMULAS = {(find(name).family, find(name)().sees): name for name in SEEING}
 
 
 def asked(trainer):
