@@ -25,7 +25,6 @@ from advantageflow.paper.claims import (
 )
 from advantageflow.paper.experiments import (
     AF,
-    ARMS,
     FIELD_CHOSEN,
     FIELD_LEARNING_RATES,
     FIELD_RATES,
@@ -41,6 +40,7 @@ from advantageflow.paper.experiments import (
     SEARCH,
     SEARCHED_RATES,
     Panel,
+    changes_of,
     figures,
     searched,
 )
@@ -75,7 +75,7 @@ def test_every_arm_of_every_figure_is_a_valid_recipe(name):
     for panel in FIGURES[name]:
         assert panel.baseline in panel.arms
         for label in panel.arms:
-            config = load_config(panel.recipe, [*ARMS[label], *QUICK])
+            config = load_config(panel.recipe, [*changes_of(label, QUICK), *QUICK])
             assert set(panel.parts or [panel.score]) <= set(config.evaluation.rewards)
             assert config.advantage.recenter == ("re-centred" in label)  # eq. 6 as it is printed
 
@@ -280,4 +280,4 @@ def test_a_run_becomes_a_record_and_is_not_repeated(tmp_path, tiny_pipeline_fold
 def test_a_wrong_figure_stops_at_once():
     result = run("reproduce", "fig1")
     assert result.returncode == 2
-    assert "unknown figure 'fig1'; allowed: search, fig2" in result.stderr
+    assert "unknown figure 'fig1'; allowed: search, field-search, fig2" in result.stderr

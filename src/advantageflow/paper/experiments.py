@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from advantageflow.config import ConfigError
@@ -153,6 +153,12 @@ def _rate(rate: float) -> str:
 
 
 ARMS = _arms()
+
+
+def changes_of(label: str, others: Sequence[str] = ()) -> tuple[str, ...]:
+    """An arm's changes, without those of keys that others change too: the others win."""
+    keys = {change.partition("=")[0] for change in others}
+    return tuple(change for change in ARMS[label] if change.partition("=")[0] not in keys)
 
 
 @dataclass(frozen=True)

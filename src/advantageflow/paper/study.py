@@ -15,7 +15,16 @@ from functools import partial
 from pathlib import Path
 
 from advantageflow.config import ConfigError, check_config, flatten, load_config
-from advantageflow.paper.experiments import ARMS, GUIDANCE, METHODS, MULTI, SEARCH, SEARCHED_RATES, Panel, searched
+from advantageflow.paper.experiments import (
+    GUIDANCE,
+    METHODS,
+    MULTI,
+    SEARCH,
+    SEARCHED_RATES,
+    Panel,
+    changes_of,
+    searched,
+)
 from advantageflow.run.changes import differing
 from advantageflow.run.stored import read_object
 from advantageflow.studies import children
@@ -49,7 +58,7 @@ class Study:
             for rank, seed in enumerate(panel.seeds[: self.seeds]):
                 for label in panel.arms:
                     folder = self.runs / panel.recipe / f"{slug(label)}-{seed}"
-                    arm = Arm(label, panel.recipe, ARMS[label])
+                    arm = Arm(label, panel.recipe, changes_of(label, self.changes))
                     found.setdefault(folder, (rank, Run(arm, seed, folder, self.changes)))
         runs = [run for _, run in sorted(found.values(), key=lambda entry: entry[0])]
         for run in runs:
