@@ -61,9 +61,8 @@ class MeanFlowTransformer(SD3Transformer2DModel):  # type: ignore[misc]
         """With the weights of a transformer that knows no second time, of which it takes no notice yet."""
         made: MeanFlowTransformer = cls.from_config(plain.config)
         made.load_state_dict({**plain.state_dict(), SPAN: made.time_text_embed.span.weight})
-        return nn.Module.to(
-            made, plain.dtype
-        )  # diffusers' own warns of parts that it keeps in float32, of which there are none
+        # diffusers' own `to` warns of parts that it keeps in float32, of which there are none
+        return nn.Module.to(made, plain.dtype)
 
 
 class MeanFlowModel(SD3Model):
