@@ -27,7 +27,7 @@ def finished(tmp_path_factory, tiny_pipeline_folder):
 def test_the_card_of_a_run_says_what_it_is(finished):
     card = ModelCard.load(finished / "lora" / "README.md")
     assert card.data.pipeline_tag == "text-to-image"
-    assert card.data.library_name == "diffusers"
+    assert card.data.to_dict()["library_name"] == "diffusers"
     assert "lora" in card.data.tags
     assert [shown["output"]["url"] for shown in card.data.to_dict()["widget"]] == FILES[2:5]
     for shown in card.data.to_dict()["widget"]:

@@ -20,7 +20,7 @@ from diffusers import (
 )
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from safetensors.torch import save_file
-from test_trainer import make_config, make_trainer
+from test_trainer import make_config, make_trainer, weights
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     CLIPTextModel,
@@ -131,9 +131,12 @@ def build_qwen():
 def folder(request, tmp_path_factory):
     torch.manual_seed(0)
     pipeline = {"sd3": build_sd3, "flux": build_flux, "qwen": build_qwen}[request.param]()
+    return saved(pipeline, tmp_path_factory.mktemp(request.param) / "pipeline")
+
+
+def saved(pipeline, path):
     for parameter in pipeline.transformer.parameters():  # an untrained output layer would be zero
         parameter.data += 0.05 * torch.randn_like(parameter)
-    path = tmp_path_factory.mktemp(request.param) / "pipeline"
     pipeline.save_pretrained(path)
     return path
 
@@ -142,12 +145,32 @@ def load(folder, **settings):
     return load_model(str(folder), **{"resolution": 64, "max_sequence_length": 12, **settings})
 
 
-def draw(model, guidance_scale):
+def draw(model, guidance_scale=1.0, solver="euler", prompts=PROMPTS, steps=4):
     batches = sample_batches(
-        model, model.transformer, PROMPTS, stream=Stream.EVALUATION, address=(0,), num_inference_steps=4,
-        solver="euler", guidance_scale=guidance_scale, batch_size=1,
+        model, model.transformer, prompts, stream=Stream.EVALUATION, address=(0,), num_inference_steps=steps,
+        solver=solver, guidance_scale=guidance_scale, batch_size=1,
     )  # fmt: skip
     return torch.cat([model.decode(batch.x0) for _, batch in batches])
+
+
+def check_trains(trainer):
+    """Two iterations move the learner."""
+    start = weights(trainer)
+    trainer.iterate()
+    trainer.iterate()
+    assert not torch.equal(weights(trainer), start)
+
+
+def check_adapter(trainer, load, draw, lora, ours):
+    """It draws what the run's average draws, beside its base: `lora` by the pipeline's loader, and `ours` by ours."""
+    with trainer.policy.acting_as("average"):
+        expected = draw(trainer.model)
+    plain, own = load(), load()
+    assert not torch.allclose(expected, draw(plain), atol=1e-5)
+    plain.pipeline.load_lora_weights(lora)
+    own.load_adapter(str(ours))
+    for model in (plain, own):
+        torch.testing.assert_close(draw(model), expected, atol=1e-5, rtol=0)
 
 
 def draw_plainly(model, prompt, index, guidance_scale):

@@ -1,6 +1,7 @@
 """Sana, FLUX.2 and Z-Image: the rollout is the pipeline's to the bit, they train, and their adapters load."""
 
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -17,8 +18,9 @@ from diffusers import (
     ZImagePipeline,
     ZImageTransformer2DModel,
 )
-from test_families import tiny_vae, word_tokenizer
-from test_trainer import make_config, make_trainer, weights
+from test_families import check_adapter, check_trains, saved, tiny_vae, word_tokenizer
+from test_families import draw as draw_prompts
+from test_trainer import make_config, make_trainer
 from transformers import (
     Gemma2Config,
     Gemma2Model,
@@ -31,7 +33,6 @@ from transformers import (
 from advantageflow.config import ModelSettings
 from advantageflow.models import adapter_of, load_model, picture_size
 from advantageflow.policy import Policy
-from advantageflow.rollout import sample_batches
 from advantageflow.seeding import Stream, noise
 
 PROMPTS = ["a red circle", "two blue rings and a red circle"]
@@ -102,11 +103,7 @@ SIZES = {"sana": (32, 64), "klein": (64, 32), "z_image": (64, 32)}
 def folder(request, tmp_path_factory):
     torch.manual_seed(0)
     pipeline = {"sana": build_sana, "klein": build_klein, "z_image": build_z_image}[request.param]()
-    for parameter in pipeline.transformer.parameters():  # an untrained output layer would be zero
-        parameter.data += 0.05 * torch.randn_like(parameter)
-    path = tmp_path_factory.mktemp(request.param) / "pipeline"
-    pipeline.save_pretrained(path)
-    return path
+    return saved(pipeline, tmp_path_factory.mktemp(request.param) / "pipeline")
 
 
 def settings_of(folder):
@@ -117,12 +114,7 @@ def load(folder):
     return load_model(str(folder), **settings_of(folder))
 
 
-def draw(model, guidance_scale=1.0, solver="euler"):
-    batches = sample_batches(
-        model, model.transformer, PROMPTS, stream=Stream.EVALUATION, address=(0,), num_inference_steps=STEPS,
-        solver=solver, guidance_scale=guidance_scale, batch_size=1,
-    )  # fmt: skip
-    return torch.cat([model.decode(batch.x0) for _, batch in batches])
+draw = partial(draw_prompts, prompts=PROMPTS, steps=STEPS)
 
 
 def draw_plainly(model, guidance_scale):
@@ -158,25 +150,10 @@ def test_it_trains_and_the_adapter_loads(folder, objective, tmp_path):
     few = {"prompts_per_iteration": 1, "images_per_prompt": 3}
     config = make_config(objective={"name": objective}, model=settings_of(folder), rollout=few)
     trainer = make_trainer(config, tmp_path / "run", folder)
-    start = weights(trainer)
-    trainer.iterate()
-    trainer.iterate()
-    assert not torch.equal(weights(trainer), start)
+    check_trains(trainer)
     if objective == "advantageflow":
         trainer.model.save_lora(tmp_path / "lora", trainer.policy.lora_state_dict("average"))
-        check_adapter(trainer, folder, tmp_path / "lora")
-
-
-def check_adapter(trainer, folder, lora):
-    """It draws what the run's average draws, beside its base, by the pipeline's loader and by ours."""
-    with trainer.policy.acting_as("average"):
-        expected = draw(trainer.model)
-    plain, ours = load(folder), load(folder)
-    assert not torch.allclose(expected, draw(plain), atol=1e-5)
-    plain.pipeline.load_lora_weights(lora)
-    ours.load_adapter(str(lora))
-    for model in (plain, ours):
-        torch.testing.assert_close(draw(model), expected, atol=1e-5, rtol=0)
+        check_adapter(trainer, partial(load, folder), draw, tmp_path / "lora", tmp_path / "lora")
 
 
 def test_a_batch_of_prompts_of_different_lengths_is_masked(folder):

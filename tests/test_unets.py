@@ -1,5 +1,7 @@
 """Stable Diffusion 1.5 and XL: U-Nets of noise or v on a tabulated path, drawn as diffusers' DDIM draws."""
 
+from functools import partial
+
 import pytest
 import torch
 from command_line import command_line
@@ -12,7 +14,8 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from test_trainer import make_config, make_trainer, weights
+from test_families import PROMPTS, check_adapter, check_trains, draw
+from test_trainer import make_config, make_trainer
 from transformers import CLIPTextModel
 
 from advantageflow import building
@@ -21,11 +24,9 @@ from advantageflow.config import ModelSettings
 from advantageflow.models import CURVED, FAMILIES, adapter_of, load_model, picture_size
 from advantageflow.models.architectures import ARCHITECTURES
 from advantageflow.models.unet import UNetModel
-from advantageflow.rollout import sample_batches
 from advantageflow.seeding import Stream, noise
 from advantageflow.worlds.scenes.model import build_text_encoder, build_tokenizer
 
-PROMPTS = ["a red circle", "two blue rings"]
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 PUBLISHED = {**BETAS, "steps_offset": 1, "set_alpha_to_one": False, "clip_sample": False}
 STEPS = 4
@@ -80,14 +81,6 @@ def load(folder, scheduler=None):
         model.pipeline.scheduler = scheduler
         model = type(model)(model.pipeline, model.settings)
     return model
-
-
-def draw(model, guidance_scale, solver="euler"):
-    batches = sample_batches(
-        model, model.transformer, PROMPTS, stream=Stream.EVALUATION, address=(0,), num_inference_steps=STEPS,
-        solver=solver, guidance_scale=guidance_scale, batch_size=1,
-    )  # fmt: skip
-    return torch.cat([model.decode(batch.x0) for _, batch in batches])
 
 
 def draw_plainly(model, guidance_scale):
@@ -151,26 +144,12 @@ def test_it_trains_and_the_adapter_loads(folder, objective, tmp_path):
     trainer = make_trainer(make_config(objective={"name": objective}, rollout=few), tmp_path / "run", folder)
     names = {name.rpartition("attn")[2].partition(".lora")[0] for name in trainer.policy.names}
     assert names == {f"{attention}.to_{layer}" for attention in "12" for layer in ("q", "k", "v", "out.0")}
-    start = weights(trainer)
-    trainer.iterate()
-    trainer.iterate()
-    assert not torch.equal(weights(trainer), start)
+    check_trains(trainer)
     if objective == "advantageflow":
         trainer.model.save_lora(tmp_path / "lora", trainer.policy.lora_state_dict("average"))
-        check_adapter(trainer, folder, tmp_path / "lora")
-
-
-def check_adapter(trainer, folder, lora):
-    """It draws what the run's average draws, by the pipeline's loader, and by ours under kohya's names."""
-    with trainer.policy.acting_as("average"):
-        expected = draw(trainer.model, 1.0)
-    plain, ours = load(folder), load(folder)
-    assert not torch.allclose(expected, draw(plain, 1.0), atol=1e-5)
-    plain.pipeline.load_lora_weights(lora)
-    write_kohya(lora, lora)
-    ours.load_adapter(str(lora / KOHYA_FILE))
-    for model in (plain, ours):
-        torch.testing.assert_close(draw(model, 1.0), expected, atol=1e-5, rtol=0)
+        (tmp_path / "kohya").mkdir()
+        write_kohya(tmp_path / "lora", tmp_path / "kohya")
+        check_adapter(trainer, partial(load, folder), draw, tmp_path / "lora", tmp_path / "kohya" / KOHYA_FILE)
 
 
 def test_what_needs_the_straight_path_is_refused_before_weights_are_loaded(folder, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from advantageflow.adapter_names import has_swapped_halves, published_names
+from advantageflow.adapter_names import has_swapped_halves, published_names, without_network
 from advantageflow.adapters import Adapter, AdapterFile, fuse, of_factors, read_adapter
 from advantageflow.errors import ConfigError
 
@@ -21,8 +21,7 @@ KOHYA_FILE = "lora.safetensors"
 
 def _own(file: AdapterFile) -> Adapter:
     """Of an export of ours."""
-    bare = {name.removeprefix("transformer.").removeprefix("unet."): part for name, part in file.tensors.items()}
-    return of_factors(file.source, bare)
+    return of_factors(file.source, {without_network(name): part for name, part in file.tensors.items()})
 
 
 def to_kohya(adapter: Adapter, family: str) -> dict[str, Tensor]:

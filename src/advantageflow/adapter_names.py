@@ -96,6 +96,11 @@ def known_names(
     return known | {_flat(name): (name,) for name in layers}
 
 
+def without_network(name: str) -> str:
+    """A layer's name in a file of diffusers without the network's, as peft has it."""
+    return name.removeprefix("transformer.").removeprefix("unet.")
+
+
 def bare_name(name: str) -> str:
     """A layer's name in a file without what its trainer put before it, with "_" for "."."""
     for prefix in PREFIXES:

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from advantageflow import __version__, fingerprint
-from advantageflow.adapter_names import bare_name, has_swapped_halves, known_names
+from advantageflow.adapter_names import bare_name, has_swapped_halves, known_names, without_network
 from advantageflow.config import Config
 from advantageflow.environment import commit
 from advantageflow.errors import ConfigError, NonFiniteError
@@ -173,7 +173,7 @@ def _read_file(source: str, file: Path) -> tuple[dict[str, Tensor], dict[str, st
 def _diffusers_settings(metadata: Mapping[str, str]) -> Any:
     """peft's settings as diffusers writes them into a file, those of the transformer or U-Net."""
     found = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-    return {name.removeprefix("transformer.").removeprefix("unet."): value for name, value in found.items()}
+    return {without_network(name): value for name, value in found.items()}
 
 
 def fit(file: AdapterFile, transformer: nn.Module) -> Adapter:
@@ -241,7 +241,7 @@ def _scale(settings: Mapping[str, Any], name: str, rank: int, alpha: Tensor | No
         return float(alpha) / rank
     if "lora_alpha" not in settings:
         return 1.0
-    name = name.removeprefix("base_model.model.").removeprefix("transformer.").removeprefix("unet.")
+    name = without_network(name.removeprefix("base_model.model."))
     patterns = settings.get("alpha_pattern") or {}
     found = float(patterns.get(get_pattern_key(patterns.keys(), name), settings["lora_alpha"]))
     return found / (math.sqrt(rank) if settings.get("use_rslora") else rank)

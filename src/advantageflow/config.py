@@ -134,6 +134,11 @@ class RolloutSettings(Section):
         0, description="iterations that are drawn before an earlier one is scored and learned from, for slow rewards"
     )
 
+    @property
+    def drafted(self) -> int:
+        """Drafts for each image; 0 where none are drawn."""
+        return self.drafts if self.drafts > 1 else 0
+
 
 class AdvantageSettings(Section):
     normalize: Literal["centered_rms", "raw_std", "centered", "group_std", "group_softmax", "group_best"] = Field(

@@ -162,7 +162,7 @@ def _check_ahead(config: Config, method: Method) -> None:
 
 def _check_drafts(config: Config, method: Method) -> None:
     rollout = config.rollout
-    if rollout.drafts == 1:
+    if not rollout.drafted:
         return
     wrong = {
         "rollout.source brings the images": rollout.source is not None,

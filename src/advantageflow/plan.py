@@ -106,10 +106,9 @@ def make_plan(config: Config) -> Plan:
         evaluated = evaluated_images(config)
         steps = config.evaluation.num_inference_steps * (2 if config.evaluation.guidance_scale != 1 else 1)
         flops = (passes * config.run.iterations + evaluated * steps) * forward_flops(facts, config)
-        drafts = images * rollout.drafts if rollout.drafts > 1 else 0
         walked = config.walk_plan()
-        probes = images * len(walked.probes) if walked else 0
-        decoded = (images + drafts + probes + 3 * pictures) * config.run.iterations + evaluated
+        probes = len(walked.probes) if walked else 0
+        decoded = (images * (1 + rollout.drafted + probes) + 3 * pictures) * config.run.iterations + evaluated
         flops += decoded * pixels(config) * facts.decode_flops
         memory = stages(facts, config)
         on_gpu = {name: sized(facts, config, size) for name, (_, size) in GPUS.items()}
@@ -168,8 +167,7 @@ def _calls_per_image(config: Config, iteration: int = 0) -> float:
     rollout, plan = config.rollout, config.walk_plan(iteration)
     steps = rollout.num_inference_steps
     if plan is None:
-        drafted = rollout.drafts * rollout.drafting_steps if rollout.drafts > 1 else 0
-        return (steps + drafted) * (2 if rollout.solver == "heun" else 1)
+        return (steps + rollout.drafted * rollout.drafting_steps) * (2 if rollout.solver == "heun" else 1)
     probes = sum(len(way) - 1 for way in plan.probes)
     return probes + float(sum(1 / plan.leaves_after(step - 1) for step in range(steps)))
 

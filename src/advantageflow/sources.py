@@ -265,6 +265,6 @@ def source_of(
     if pairs is not None:
         return PairSource(config, model, pairs, advance, world)
     source = PolicySource(config, model, policy, method, prompts, scorer, advance, world)
-    if config.rollout.drafts > 1:
+    if config.rollout.drafted:
         return DraftSource(source)
     return AheadSource(source) if config.rollout.ahead else source

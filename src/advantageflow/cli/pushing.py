@@ -26,11 +26,12 @@ def push(
     RunDirectory.check_run(run)
     check_repository(repository, dry_run)
     directory, folder = RunDirectory(run), run / "lora"
-    if not folder.is_dir() or directory.summary() is None:
-        why = "is not finished" if directory.summary() is None else "trained all weights, and has no adapter"
+    summary = directory.summary()
+    if summary is None or not folder.is_dir():
+        why = "is not finished" if summary is None else "trained all weights, and has no adapter"
         raise ConfigError(f"{run} {why}; push needs the adapter of a finished run: advantageflow train --resume {run}")
     with locked(run):
-        write_card(directory, folder, repository)
+        write_card(directory, folder, summary, repository)
     files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
     console = Console(markup=False, highlight=False, soft_wrap=True)
     for file in files:

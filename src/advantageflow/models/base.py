@@ -379,7 +379,7 @@ class FlowModel(ABC):
         """The inverse of `decode_latents`: pixels in [-1, 1], [batch, 3, height, width]."""
         vae = self.pipeline.vae
         mode: Tensor = vae.encode(pixels.to(vae.dtype)).latent_dist.mode()
-        latents: Tensor = (mode - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
+        latents: Tensor = (mode - (vae.config.get("shift_factor") or 0)) * vae.config.scaling_factor
         return latents
 
     def save_lora(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,19 +40,18 @@ image = pipeline({prompt!r}, num_inference_steps={steps}, guidance_scale={guidan
 BUILT_IN = """Its base is the small model `{base}` inside [advantageflow](https://pypi.org/project/advantageflow):
 
 ```sh
-advantageflow sample {prompt!r} --model {base} --lora {repository}
+advantageflow sample {typed} --model {base} --lora {repository}
 ```"""
 
 
-def write_card(directory: RunDirectory, folder: Path, repository: str = HERE) -> None:
+def write_card(directory: RunDirectory, folder: Path, summary: Mapping[str, Any], repository: str = HERE) -> None:
     """Write README.md, the pictures that it shows and the recipe into the folder of a finished run's adapter.
 
     Args:
+        summary: of the run.
         repository: OWNER/NAME where it will be.
     """
-    config, summary = directory.config(), directory.summary()
-    if summary is None:
-        return
+    config = directory.config()
     drawn = sampled_iterations(directory.samples)
     shown = read_samples(directory.samples, drawn[-1])[:SHOWN] if drawn else []
     images = folder / "images"
@@ -81,12 +82,13 @@ def _front(config: Config, prompts: list[str]) -> str:
     return str(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True))
 
 
-def _body(config: Config, summary: dict[str, Any], prompts: list[str], repository: str) -> str:
+def _body(config: Config, summary: Mapping[str, Any], prompts: list[str], repository: str) -> str:
     base, policy, method, settings = config.model.path, config.policy, config.objective, config.evaluation
     steps, images = settings.num_inference_steps, settings.num_images
     rewards = " + ".join(
         name if weight == 1 else f"{weight:g} × {name}" for name, weight in config.reward_weights.items()
     )
+    prompt = (prompts or ["a red circle"])[0]
     rows = []
     for label, name in settings.rewards.items():
         values = [summary[part].get(label) for part in ("before", "after")]
@@ -97,7 +99,8 @@ def _body(config: Config, summary: dict[str, Any], prompts: list[str], repositor
         base=base,
         repository=repository,
         name=config.name,
-        prompt=(prompts or ["a red circle"])[0],
+        prompt=prompt,
+        typed=shlex.quote(prompt),
         steps=steps,
         guidance=settings.guidance_scale,
     )

@@ -344,7 +344,7 @@ class RunDirectory:
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         write_atomic(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
         if (self.path / "lora").is_dir():
-            write_card(self, self.path / "lora")
+            write_card(self, self.path / "lora", summary)
 
 
 def copy_export(source: Path, targets: Mapping[str, Path]) -> list[Path]:
