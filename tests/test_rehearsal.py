@@ -91,6 +91,20 @@ def test_every_recipe_of_sd35_is_rehearsed(recipe, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_benchmark_is_rehearsed_where_text_encoders_do_not_fit_beside_all_else(monkeypatch):
+    settings = ["model.resolution=64", "run.threads=1", "rollout.batch_size=2", "learn.batch_size=2"]
+    monkeypatch.setattr(run, "_fits_whole", lambda *about: False)
+    code, out, error = command_line(
+        "bench", "sd35m-pickscore", *settings, "--rehearse", *SHORT, "--rounds", 2, "--json"
+    )
+    assert code == 0, error
+    found = json.loads(out)
+    assert found["rehearsed"]
+    assert found["images"] == 2
+    assert found["calls"]["needed"] == {"learner": 2, "reference": 2, "rollout": 2 + 2 * 2} == found["calls"]["made"]
+    assert found["overhead"]["own"] > 1
+
+
 ROPE = {"attention_head_dim": 16, "num_attention_heads": 2, "axes_dims_rope": (4, 6, 6), "joint_attention_dim": 64}
 UNET = {
     "block_out_channels": (32, 32), "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
@@ -231,12 +245,15 @@ def test_learned_rewards_of_random_weights_tell_pictures_apart(name, monkeypatch
         (["sd35m-pickscore", "--rehearse", "model.quantization=4bit"], r"set model.quantization=null"),
         (["sd35m-pickscore", "--rehearse", "--images", 6], r"--images is 6, but a prompt has 4 images"),
         (["sd35m-pickscore", "--rehearse", "--steps", 2], r"set learn.t_draws to at most 2"),
+        (["bench", "scenes", "--draws", 2], r"--draws is for a rehearsal; add --rehearse"),
+        (["bench", "sd35m-pickscore", "--rehearse", "--scaling"], r"--rehearse has none to load; give one of them"),
     ],
 )
 def test_what_cannot_be_rehearsed_is_refused_in_a_sentence(arguments, message):
     import re
 
-    code, _, error = command_line("train", *arguments)
+    command = [] if arguments[0] == "bench" else ["train"]
+    code, _, error = command_line(*command, *arguments)
     assert code == 2
     assert re.search(message, " ".join(error.split())), error
 

@@ -17,6 +17,7 @@ from advantageflow.bench.roofline import flops, of_calls, peak
 from advantageflow.bench.steps import Steps
 from advantageflow.building import build, load_inputs
 from advantageflow.config import Config, change, check_config
+from advantageflow.devices import choose_device
 from advantageflow.environment import environment, peak_memory, reset_peak_memory
 from advantageflow.learning import Scored
 from advantageflow.run.directory import RunDirectory
@@ -54,6 +55,25 @@ def trainer_of(config: Config) -> Iterator[Trainer]:
         yield build(varied(config, *STEADY), run, load_inputs(config, quiet), quiet)
 
 
+@contextmanager
+def rehearsed_trainer(config: Config, rounds: int) -> Iterator[Trainer]:
+    """A trainer at its model's true size, with random weights.
+
+    Args:
+        config: see `rehearsal.shortened.shorten`.
+
+    Raises:
+        ConfigError: memory is not enough, with the changes that fit.
+    """
+    from advantageflow.rehearsal.meter import Meter
+    from advantageflow.rehearsal.run import built
+
+    meter = Meter(torch.device(choose_device(config.model.device)))
+    steady = varied(config, *STEADY)
+    with built(steady, Console(quiet=True), meter, iterations=WARM_UP + 1 + rounds + 1) as found:
+        yield found.trainer
+
+
 def warm_up(trainer: Trainer, steps: Steps) -> None:
     for number in range(WARM_UP):
         with steps.step(f"warming up, iteration {number + 1} of {WARM_UP}"):
@@ -69,9 +89,9 @@ def timed(trainer: Trainer) -> tuple[Spent, dict[str, float], int]:
     return whole, stages, peak_memory(trainer.model.device)
 
 
-def measure(config: Config, rounds: int, steps: Steps) -> dict[str, Any]:
+def measure(config: Config, rounds: int, steps: Steps, *, rehearsed: bool = False) -> dict[str, Any]:
     """All that `bench` tells of a recipe, as plain data; seconds are medians over the rounds."""
-    with trainer_of(config) as trainer:
+    with rehearsed_trainer(config, rounds) if rehearsed else trainer_of(config) as trainer:
         model, images = trainer.model, config.rollout.prompts_per_iteration * config.rollout.images_per_prompt
         warm_up(trainer, steps)
         with recorded(trainer) as found, steps.step("an iteration whose calls are noted"):
@@ -98,6 +118,7 @@ def measure(config: Config, rounds: int, steps: Steps) -> dict[str, Any]:
     medians = {stage: middle([one[stage] for one in stages]) for stage in TRAINING} | _medians(taken, "wall")
     return {
         "recipe": config.name,
+        "rehearsed": rehearsed,
         "method": config.objective.name,
         "device": str(model.device),
         "dtype": config.model.dtype,

@@ -29,7 +29,8 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
 def _costs(found: Mapping[str, Any]) -> Table:
     spent, over, best = found["seconds"], found["overhead"], found["best_batch_size"]
     cpu = found["cpu_overhead"] if found["device"] == "cpu" else None
-    table = Table(title=f"An iteration of {found['recipe']}", show_header=False)
+    weights = " with random weights" if found["rehearsed"] else ""
+    table = Table(title=f"An iteration of {found['recipe']}{weights}", show_header=False)
     for stage in ("sampling", "scoring", "learning", "iteration"):
         table.add_row(stage, f"{spent[stage]:.3f} s")
     table.add_section()

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from advantageflow.cli.processes import ProcessesOption, shared_by
+from advantageflow.cli.rehearsing import DrawsOption, ImagesOption, StepsOption, refuse_without_rehearsal
 
 
 def train(
@@ -21,9 +22,9 @@ def train(
         bool,
         typer.Option("--rehearse", help="One iteration at the model's true size with random weights; fetches nothing."),
     ] = False,
-    images: Annotated[int | None, typer.Option(min=2, help="Of a rehearsal: images of the iteration.")] = None,
-    steps: Annotated[int | None, typer.Option(min=2, help="Of a rehearsal: steps of sampling.")] = None,
-    draws: Annotated[int | None, typer.Option(min=1, help="Of a rehearsal: learn.t_draws.")] = None,
+    images: ImagesOption = None,
+    steps: StepsOption = None,
+    draws: DrawsOption = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Of a rehearsal: its figures alone on stdout, as JSON.")
     ] = False,
@@ -45,8 +46,7 @@ def train(
     if rehearse:
         _rehearse(recipe, changes, short, nothing_else=not (resume or output or plan or processes > 1))
         return
-    for option in (option for option, value in short.items() if value is not None):
-        raise ConfigError(f"{option} is for a rehearsal; add --rehearse, or set KEY=VALUE (see --plan)")
+    refuse_without_rehearsal(short)
     if plan:
         from advantageflow.config import load_config
         from advantageflow.plan import print_plan

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,68 +34,96 @@ from advantageflow.rewards import Reward
 from advantageflow.rewards.scoring import score
 from advantageflow.rewards.untrained import rehearsed_reward
 from advantageflow.run.directory import RunDirectory
-from advantageflow.run.progress import say
+from advantageflow.run.progress import Display, say
 from advantageflow.trainer import Trainer
 
 
-def rehearse(config: Config, console: Console) -> Measured:
-    """Run one iteration of shortened settings in a temporary folder.
+@dataclass(frozen=True)
+class Built:
+    """A trainer at its model's true size, with random weights.
+
+    sizes: part -> bytes of its weights; prompts: how many were embedded; notes: on rewards that are not what they seem.
+    """
+
+    trainer: Trainer
+    inputs: Inputs
+    sizes: Mapping[str, int]
+    prompts: int
+    notes: list[str]
+    in_turn: bool
+
+
+@contextmanager
+def built(
+    config: Config, console: Console, meter: Meter, display: Display | None = None, iterations: int = 1
+) -> Iterator[Built]:
+    """Build all that shortened settings need, in a temporary folder.
 
     Args:
         config: see `shortened.shorten`.
+        display: of the trainer's progress; by default the usual one on `console`.
+        iterations: that will be run at most; prompts of these are embedded.
 
     Raises:
-        ConfigError: main memory or the GPU's is not enough, with the changes that fit; or see `building.load_inputs`.
+        ConfigError: main memory or the GPU's is not enough, here or in the block, with the changes that fit; or see
+            `building.load_inputs`.
     """
-    facts, device = MODELS[config.model.base or config.model.path], torch.device(choose_device(config.model.device))
-    in_turn = not _fits_whole(facts, config, device)
-    meter, told = Meter(device), partial(say, console)
+    facts = MODELS[config.model.base or config.model.path]
+    in_turn, told = not _fits_whole(facts, config, meter.device), partial(say, console)
     try:
-        return _rehearse(config, console, meter, in_turn, told)
+        meter.enter("building")
+        model = _build_model(config, meter.device, told)
+        sizes = {"text encoders": sum(map(held, model._encoders())), "VAE": held(model.pipeline.vae)}
+        prompts = _encode(config, model, meter, iterations)
+        if in_turn:
+            told("the text encoders are dropped, since main memory does not hold them beside all else")
+            model.pipeline.register_modules(**dict.fromkeys(model.text_encoders))
+        meter.enter("building")
+        rewards, notes = _build_rewards(config)
+        inputs = load_inputs(config, console, rewards, known_model=True)
+        sizes["rewards"] = sum(held(network) for reward in rewards.values() for network in _networks(reward))
+        with TemporaryDirectory(prefix="advantageflow-rehearsal-") as folder:
+            directory = RunDirectory.create(Path(folder) / "run", config)
+            trainer = build(config, directory, inputs, console, model=model, display=display)
+            adapters = sum(weight.nbytes for weight in trainer.policy.adapters)
+            sizes = {"transformer": held(model.transformer) - adapters, "adapters": adapters, **sizes}
+            part_roles(trainer.policy, config)
+            yield Built(trainer, inputs, sizes, prompts, notes, in_turn)
     except Exception as error:
         if not out_of_memory(error):
             raise
-        raise ConfigError(_too_large(facts, config, device, meter.stage or "building")) from error
+        raise ConfigError(_too_large(facts, config, meter.device, meter.stage or "building")) from error
 
 
-def _rehearse(config: Config, console: Console, meter: Meter, in_turn: bool, told: Callable[[str], None]) -> Measured:
-    meter.enter("building")
-    model = _build_model(config, meter.device, told)
-    sizes = {"text encoders": sum(map(held, model._encoders())), "VAE": held(model.pipeline.vae)}
-    prompts = _encode(config, model, meter)
-    if in_turn:
-        told("the text encoders are dropped, since main memory does not hold them beside all else")
-        model.pipeline.register_modules(**dict.fromkeys(model.text_encoders))
-    meter.enter("building")
-    rewards, notes = _build_rewards(config)
-    inputs = load_inputs(config, console, rewards, known_model=True)
-    sizes["rewards"] = sum(held(network) for reward in rewards.values() for network in _networks(reward))
-    with TemporaryDirectory(prefix="advantageflow-rehearsal-") as folder:
-        directory = RunDirectory.create(Path(folder) / "run", config)
-        display = MeteredDisplay(console, config, meter)
-        trainer = build(config, directory, inputs, console, model=model, display=display)
-        adapters = sum(weight.nbytes for weight in trainer.policy.adapters)
-        sizes = {"transformer": held(model.transformer) - adapters, "adapters": adapters, **sizes}
-        part_roles(trainer.policy, config)
-        meter.watch_decoder(model.pipeline.vae.decoder)
+def rehearse(config: Config, console: Console) -> Measured:
+    """Run one iteration of shortened settings, and measure it.
+
+    Raises:
+        ConfigError: see `built`.
+    """
+    meter = Meter(torch.device(choose_device(config.model.device)))
+    display = MeteredDisplay(console, config, meter)
+    with built(config, console, meter, display) as found:
+        trainer = found.trainer
+        meter.watch_decoder(trainer.model.pipeline.vae.decoder)
         with display:
             trainer.iterate()
-        per_image = _time_rewards(config, trainer, inputs, meter)
+        per_image = _time_rewards(config, trainer, found.inputs, meter)
         layers = reload_adapter(trainer) if trainer.policy.is_lora else 0
-    meter.enter("")
-    return Measured(
-        device=str(meter.device),
-        seconds=dict(meter.seconds),
-        cpu_seconds=dict(meter.cpu_seconds),
-        peaks={stage: peak / 1e9 for stage, peak in meter.peaks.items()},
-        parts={part: size / 1e9 for part, size in sizes.items()},
-        prompts=prompts,
-        reward_seconds=per_image,
-        adapter_layers=layers,
-        trained=sum(weight.numel() for weight in trainer.policy.parameters),
-        in_turn=in_turn,
-        notes=notes,
-    )
+        meter.enter("")
+        return Measured(
+            device=str(meter.device),
+            seconds=dict(meter.seconds),
+            cpu_seconds=dict(meter.cpu_seconds),
+            peaks={stage: peak / 1e9 for stage, peak in meter.peaks.items()},
+            parts={part: size / 1e9 for part, size in found.sizes.items()},
+            prompts=found.prompts,
+            reward_seconds=per_image,
+            adapter_layers=layers,
+            trained=sum(weight.numel() for weight in trainer.policy.parameters),
+            in_turn=found.in_turn,
+            notes=found.notes,
+        )
 
 
 def _build_model(config: Config, device: torch.device, told: Callable[[str], None]) -> FlowModel:
@@ -110,11 +139,12 @@ def _build_model(config: Config, device: torch.device, told: Callable[[str], Non
     return family.load(settings, str(device), random_pipeline(path, getattr(torch, settings.dtype), *places))
 
 
-def _encode(config: Config, model: FlowModel, meter: Meter) -> int:
-    """Embed all prompts that the iteration needs; how many these are."""
+def _encode(config: Config, model: FlowModel, meter: Meter, iterations: int) -> int:
+    """Embed all prompts that the iterations need; how many these are."""
     train, _ = load_prompt_sets(config.prompts)
-    chosen = train.draw(0, config.rollout.prompts_per_iteration, config.seed)
-    texts = list(dict.fromkeys([*(train.texts[i] for i in chosen), ""]))
+    each = config.rollout.prompts_per_iteration
+    drawn = [i for number in range(iterations) for i in train.draw(number, each, config.seed)]
+    texts = list(dict.fromkeys([*(train.texts[i] for i in drawn), ""]))
     meter.enter("text encoding")
     model.encode(texts)
     meter.enter("")
