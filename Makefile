@@ -4,7 +4,7 @@ RECIPE ?= scenes
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: train test coverage lint wheel
+.PHONY: train test coverage lint docs wheel
 
 train: $(READY)
 	$(BIN)/advantageflow train $(RECIPE) $(ARGS)
@@ -19,6 +19,10 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# the documentation, in site/; a link that leads nowhere is an error
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 wheel: $(READY)
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
