@@ -346,3 +346,17 @@ def test_own_prompts_are_shown_in_their_order_and_scores_are_of_the_held_out_one
             else:
                 assert len(drawn) == 2
     assert summaries["own"]["after"] == summaries["some"]["after"]
+
+
+def test_no_role_of_a_compiled_network_falls_back_to_the_plain_one(tmp_path, tiny_pipeline_folder, monkeypatch):
+    """PyTorch does so without an error where a function has more variants than its limit."""
+    compile_module, compiled = torch.nn.Module.compile, []
+
+    def traced(block):
+        compile_module(block, backend=lambda graph, example: compiled.append(graph) or graph.forward)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", traced)
+    torch.compiler.reset()
+    with torch._dynamo.config.patch(recompile_limit=2, fail_on_recompile_limit_hit=True):
+        make_trainer(make_config(model={"compile": True}), tmp_path / "run", tiny_pipeline_folder).iterate()
+    assert len(compiled) > 2

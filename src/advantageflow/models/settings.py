@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from advantageflow.errors import ConfigError, shown
 from advantageflow.sharding import repeated_blocks
 
 if TYPE_CHECKING:
     from advantageflow.models.base import FlowModel
+
+VARIANTS = 64  # of a compiled block: five roles, three kinds of blocks, gradients, sizes of batches
 
 
 def apply_settings(model: FlowModel) -> None:
@@ -28,6 +32,8 @@ def apply_settings(model: FlowModel) -> None:
         except (ValueError, RuntimeError, ImportError) as error:
             raise ConfigError(f"model.attention is {shown(settings.attention)}: {error}") from error
     if settings.compile:
+        # a block is compiled for every role, with and without gradients; beyond the limit it would quietly run as it is
+        torch._dynamo.config.recompile_limit = max(VARIANTS, torch._dynamo.config.recompile_limit)
         for block in repeated_blocks(transformer):  # every block alone: they share one compilation
             block.compile()
     if settings.vae_slicing:
