@@ -23,7 +23,7 @@ flow solvers walks advantages drafts untrained
 objectives
 worlds prompts.geneval prompts.ocr
 rewards
-config config_types config_rules methods evaluated reading
+config config_types config_rules config_sections methods evaluated reading
 prompts pairs
 sharding adapters adapter_formats lean policy optimizers models
 rollout selection evaluation sources

@@ -44,11 +44,13 @@ def test_guidance_and_other_methods_change_the_count():
     assert grpo.learning_calls == 2 * 128 * 9
 
 
-def test_a_plan_needs_no_torch(tmp_path):
+def test_plans_and_descriptions_of_methods_need_no_torch(tmp_path):
     code = (
         "import sys; sys.argv = ['advantageflow', 'train', 'sd35m-multi', '--plan']\n"
         "from advantageflow.cli import app\n"
         "try: app()\nexcept SystemExit: pass\n"
+        "from advantageflow.methods import describe\n"
+        "describe()\n"
         "print([m for m in ('torch', 'diffusers', 'transformers') if m in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-import torch
 from annotated_types import Ge, Le
-from torch import Tensor
 
-from advantageflow.flow import like
 from advantageflow.objectives.base import Controlled, Gradient, Positive, Start, mean_square
 from advantageflow.walk_plan import Plan, chain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from torch import Tensor
 
     from advantageflow.config import Config
 
@@ -84,9 +82,10 @@ class AdjointMatching(Gradient):
         return steps
 
     def look(self, start: Start, reward: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        count = len(start.sigmas) - 1
+        import torch
+
         means, adjoints = self.adjoints(start, reward)
-        chosen = start.uniform(count - 1).argsort(1)[:, : self.active_steps]
+        chosen = start.uniform(len(start.sigmas) - 2).argsort(1)[:, : self.active_steps]
         rows, found = torch.arange(len(chosen)), []
         for step in chosen.T:
             x = start.state(step)
@@ -97,12 +96,12 @@ class AdjointMatching(Gradient):
 
     def adjoints(self, start: Start, reward: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """Of every step the base model's mean, and the lean adjoint after it: [steps, batch, ...] each."""
+        import torch
+
         count = len(start.sigmas) - 1
-        means: list[Tensor] = []
-        adjoints: list[Tensor] = []
+        means, adjoints = list[torch.Tensor](), list[torch.Tensor]()
         image = start.state(torch.full_like(start.step, count)).requires_grad_()
-        (slope,) = torch.autograd.grad(reward(image).sum(), image)
-        adjoint = -self.reward_scale * slope
+        adjoint = -self.reward_scale * torch.autograd.grad(reward(image).sum(), image)[0]
         with start.base() as velocity:  # until its gradient is taken: a checkpointed network computes again
             for step in (torch.full_like(start.step, number) for number in reversed(range(count))):
                 x = start.state(step).requires_grad_()
@@ -112,6 +111,8 @@ class AdjointMatching(Gradient):
         return torch.stack(means), torch.stack(adjoints)
 
     def terms(self, seen: Controlled) -> dict[str, Tensor]:
+        from advantageflow.flow import like
+
         std, width = like(seen.std, seen.mean), like(seen.width, seen.mean)
         loss = mean_square((seen.mean - seen.mean_ref + std**2 * seen.adjoint) / std.maximum(width))
         if self.bound is not None:

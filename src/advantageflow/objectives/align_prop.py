@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-import torch
 from annotated_types import Ge, Le
-from torch import Tensor
 
-from advantageflow.flow import like
 from advantageflow.objectives.base import Gradient, Positive, Real, Sampled, Start, check_last_steps, shortfall
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from advantageflow.config import Config
 
 
@@ -52,6 +51,10 @@ class AlignProp(Gradient):
         return self.last_steps
 
     def images(self, start: Start) -> Iterator[Tensor]:
+        import torch
+
+        from advantageflow.flow import like
+
         steps = len(start.sigmas) - 1
         x = start.state(torch.full_like(start.step, steps - self.last_steps))
         for step in range(steps - self.last_steps, steps):

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-import torch
 from annotated_types import Ge, Gt, Le
-from torch import Tensor
 
 from advantageflow.objectives.base import Positive, Reverse, Transition, clipped_surrogate
 from advantageflow.walk_plan import Plan
-from advantageflow.walks import Edges
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from advantageflow.config import Config
+    from advantageflow.walks import Edges
 
 Step = Annotated[int, Ge(0), Le(10**6)]
 
@@ -82,6 +82,8 @@ class BranchGRPO(Reverse):
         )
 
     def credit(self, rewards: Tensor, groups: Tensor, edges: Edges | None, settings: Mapping[str, Any]) -> Tensor:
+        import torch
+
         assert edges is not None
         values = edges.leaf_means(rewards.double())
         found = torch.zeros_like(values)
@@ -92,6 +94,8 @@ class BranchGRPO(Reverse):
         return found
 
     def learned(self, edges: Edges, advantages: Tensor, iteration: int) -> Tensor:
+        import torch
+
         kept = torch.ones(len(edges.step), dtype=torch.bool)
         for nodes in self._levels(edges):
             if edges.step[nodes[0]] > max(self.splits):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from advantageflow.decay import Decay
 from advantageflow.objectives.base import Forward, Noised, NonNegative, Positive, error_scale, mean_square
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,8 @@ class CRD(Forward):
         return {"reference": self.reference_guidance}
 
     def terms(self, seen: Noised) -> dict[str, Tensor]:
+        import torch
+
         reward = (seen.advantage / 10 + 0.5).clamp(0, 1)
         implied = self._error(seen.of("old") - seen.target) - self._error(seen.v - seen.target)
         same = seen.same_group

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from advantageflow.decay import Decay
 from advantageflow.objectives.base import Forward, Noised, NonNegative, Positive, mean_square
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,8 @@ class DGPO(Forward):
         return {"ema": Decay(0.0, self.ema_slope, 0, self.ema_limit)} if self.anchor == "ema" else {}
 
     def terms(self, seen: Noised) -> dict[str, Tensor]:
+        import torch
+
         error, anchor = mean_square(seen.v - seen.target), mean_square(seen.of(self.anchor) - seen.target)
         moved, same = error.detach() - anchor, seen.same_group
         told = torch.sigmoid(self.beta * (same @ (seen.advantage * moved)) / same.sum(1))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-import torch
 from annotated_types import Ge, Gt, Le
-from torch import Tensor
 
 from advantageflow.objectives.base import Gradient, Real, Sampled, Start, shortfall
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class DRaFTLV(Gradient):
         return 1 + self.copies
 
     def images(self, start: Start) -> Iterator[Tensor]:
+        import torch
+
         last = start.sigmas[-2]
         image = start.path.predict_x0(start.x, start.velocity(start.x, last), last)
         yield image

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-import torch
 from annotated_types import Ge, Gt, Le
-from torch import Tensor
 
 from advantageflow.objectives.base import Gradient, Real, Sampled, Start, shortfall, with_gradient_at
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from advantageflow.config import Config
 
 
@@ -61,6 +61,8 @@ class DRTune(Gradient):
         return self.active_steps + 1
 
     def images(self, start: Start) -> Iterator[Tensor]:
+        import torch
+
         places = (
             torch.arange(self.active_steps) + start.uniform(1)
         ) / self.active_steps  # in [0, 1) of what is before s

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-import torch
 from annotated_types import Ge, Le
-from torch import Tensor
 
 from advantageflow.objectives.base import Gradient, NonNegative, Real, Sampled, Start, shortfall, with_gradient_at
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from advantageflow.config import Config
 
 
@@ -59,6 +59,8 @@ class FlowBP(Gradient):
         return self.active_steps
 
     def images(self, start: Start) -> Iterator[Tensor]:
+        import torch
+
         count = len(start.sigmas) - 1
         weights = torch.arange(1, count + 1, dtype=torch.float64) ** self.lateness
         keys = start.uniform(count).log() / weights  # the largest are a draw without replacement by weight

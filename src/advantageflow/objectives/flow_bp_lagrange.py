@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-import torch
 from annotated_types import Ge, Le
-from torch import Tensor
 
-from advantageflow.flow import like
 from advantageflow.objectives.base import Gradient, NonNegative, Real, Sampled, Start, shortfall
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Few = Annotated[int, Ge(1), Le(8)]
 Length = Annotated[int, Ge(1), Le(100)]
@@ -61,6 +61,8 @@ class FlowBPLagrange(Gradient):
         return 2 * min(self.active, self.order)
 
     def images(self, start: Start) -> Iterator[Tensor]:
+        import torch
+
         count = len(start.sigmas) - 1
         parts = (-torch.log1p(-start.uniform(sum(self.lengths)))).split(
             self.lengths, 1
@@ -78,6 +80,10 @@ class FlowBPLagrange(Gradient):
         Args:
             pushed: is added to the state at `first`.
         """
+        import torch
+
+        from advantageflow.flow import like
+
         moved: Tensor | float = 0.0
         supports = [_supports(*ends, self.order) for ends in zip(first.tolist(), last.tolist(), strict=True)]
         weights = [
@@ -99,11 +105,15 @@ class FlowBPLagrange(Gradient):
 
 def _supports(first: int, last: int, order: int) -> list[int]:
     """Up to `order` different steps of [first, last), evenly spaced, with both ends."""
+    import torch
+
     return sorted({*torch.linspace(first, last - 1, order).round().long().tolist(), first})
 
 
 def quadrature(points: Tensor, start: Tensor, target: Tensor) -> Tensor:
     """Weights [number] with which values at `points` give the integral from `start` to `target` of their polynomial."""
+    import torch
+
     width = target - start
     places, powers = (points - start) / width, torch.arange(len(points))
     weights: Tensor = width * torch.linalg.solve(places ** powers[:, None], 1.0 / (1 + powers).to(points.dtype))

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Ge, Le
-from torch import Tensor
 
 from advantageflow.objectives.base import Gradient, Positive, Real, Sampled, Start, check_last_steps, shortfall
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from advantageflow.config import Config
 
 
