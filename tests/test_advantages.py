@@ -27,6 +27,12 @@ def test_raw_std_clips():
     assert advantages.max() == 5.0
 
 
+def test_ranks_of_a_prompt_go_from_minus_one_to_one_and_equals_share_theirs():
+    rewards, groups = torch.tensor([5.0, 0.1, 9.0, 0.3, 0.1, 0.2, 7.0]), torch.tensor([1, 0, 1, 0, 0, 0, 2])
+    expected = torch.tensor([-1, -2 / 3, 1, 1, -2 / 3, 1 / 3, 0]).double()
+    torch.testing.assert_close(group_advantages(rewards, groups, "group_rank"), expected)
+
+
 def test_groups_do_not_need_to_be_contiguous():
     order = torch.tensor([3, 0, 5, 2, 6, 1, 4])
     shuffled = group_advantages(REWARDS[order], GROUPS[order])

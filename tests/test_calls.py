@@ -92,9 +92,18 @@ def test_a_term_without_weight_asks_nobody(objective, settings, seen, tmp_path, 
     assert sum(rows.values()) == plan.sampling_calls + plan.learning_calls
 
 
-@pytest.mark.parametrize(("objective", "shared"), [("epg", True), ("dgpo", True), ("crd", False), ("awm", False)])
-def test_images_of_a_prompt_share_their_noise_where_a_method_asks_for_it(
-    objective, shared, tmp_path, tiny_pipeline_folder, monkeypatch
+@pytest.mark.parametrize(
+    ("objective", "learn", "shared"),
+    [
+        ("epg", {}, True),
+        ("dgpo", {}, True),
+        ("crd", {}, False),
+        ("awm", {}, False),
+        ("advantageflow", {"share": "group", "optimizer_steps": 3, "t_distribution": "uniform"}, True),
+    ],
+)
+def test_images_of_a_prompt_share_their_noise_where_method_or_recipe_asks_for_it(
+    objective, learn, shared, tmp_path, tiny_pipeline_folder, monkeypatch
 ):
     seen = []
 
@@ -103,8 +112,10 @@ def test_images_of_a_prompt_share_their_noise_where_a_method_asks_for_it(
         return Noised(*arguments, **named)
 
     monkeypatch.setattr("advantageflow.learning.forward.Noised", note)
-    config = make_config(**sections_of(objective), run={"probe_every": 0})
+    config = make_config(**sections_of(objective), learn=learn, run={"probe_every": 0})
     make_trainer(config, tmp_path / "run", tiny_pipeline_folder).iterate()
+    if learn:  # a step has whole groups, so that what they share cancels in it
+        assert [len(part[2].unique()) for part in seen] == [2, 2, 2]
     noise, t, group = (torch.cat(parts) for parts in zip(*seen, strict=True))
     same = [noise[group == each] for each in group.unique()]  # of one prompt and draw
     assert len(same) == 6

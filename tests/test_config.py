@@ -127,3 +127,20 @@ def test_a_configuration_that_is_read_back_is_the_same_to_the_letter():
     for recipe in recipe_names():
         written = dump_config(load_config(recipe))
         assert dump_config(check_config(yaml.safe_load(written))) == written
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["learn.t_range=[0.6, 0.2]"], r"learn.t_range is \[0.6, 0.2\]; the first must be below the second"),
+        (["learn.t_range=[0.5, 1]"], "set learn.t_distribution to uniform or logit_normal"),
+        (["objective=flow-grpo", "learn.share=group"], "objective 'flow-grpo' noises no images; set learn.share=null"),
+        (
+            ["learn.share=group", "rollout.prompts_per_iteration=2", "learn.optimizer_steps=3"],
+            "an iteration has only 2 whole groups",
+        ),
+    ],
+)
+def test_settings_of_noised_images_that_cannot_be_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config("scenes", changes)

@@ -78,6 +78,15 @@ def test_uniform_and_logit_normal_times_have_their_moments():
     assert abs(normal.std() - 1) < 0.03
 
 
+@pytest.mark.parametrize("distribution", ["uniform", "logit_normal"])
+def test_times_are_squeezed_between_two(distribution):
+    whole, part = (
+        draw_t(distribution, 100, sd3_sigmas(10), torch.Generator().manual_seed(0), within=within)
+        for within in ((0, 1), (0.5, 0.9))
+    )
+    torch.testing.assert_close(part, 0.5 + 0.4 * whole)
+
+
 def test_rollout_grid_times_are_distinct_and_from_the_grid():
     sigmas = sd3_sigmas(10)
     for seed in range(20):

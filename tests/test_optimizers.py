@@ -21,6 +21,16 @@ def test_constant_by_default():
     assert rates() == [1.0] * 11
 
 
+def test_the_second_moment_forgets_as_it_is_told():
+    """After gradients 1 and 0 the second moment is β₂ (1 - β₂), whatever the step was."""
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = build_optimizer(LearnSettings(beta2=0.9), [weight])
+    for gradient in (1.0, 0.0):
+        weight.grad = torch.full((1,), gradient)
+        optimizer.step()
+    assert optimizer.state[weight]["exp_avg_sq"].item() == pytest.approx(0.09)
+
+
 def test_the_warm_up_is_linear_and_reaches_the_rate():
     assert rates(warmup_steps=4)[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
 

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-Normalize = Literal["centered_rms", "raw_std", "centered", "group_std", "group_softmax", "group_best"]
+Normalize = Literal["centered_rms", "raw_std", "centered", "group_std", "group_softmax", "group_best", "group_rank"]
 Combine = Literal["sum", "standardize", "gdpo"]
 
 
@@ -70,6 +70,8 @@ def group_advantages(
 
     group_best: the same at temperature 0: A = clip(K / n - 1) for the n best images of a prompt, and -1 for the others.
 
+    group_rank: A is the rank among the prompt's images, from -1 for the worst to 1 for the best; equals share theirs.
+
     A group whose rewards are all equal gets exactly 0; `zero_variance_groups` counts these.
 
     Args:
@@ -127,6 +129,10 @@ def _normalized(centered: Tensor, rewards: Tensor, group: Tensor, normalize: Nor
     if normalize == "group_best":
         best = centered == _of_group(centered, group, "amax")[group]
         return best.double() / _of_group(best.double(), group, "mean")[group] - 1
+    if normalize == "group_rank":
+        same = group[:, None] == group
+        above = (torch.sign(centered[:, None] - centered) * same).sum(1)  # worse ones less better ones
+        return above / (same.sum(1) - 1).clamp(min=1)
     raise ValueError(f"unknown normalize {normalize!r}; use one of {', '.join(get_args(Normalize))}")
 
 

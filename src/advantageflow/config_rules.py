@@ -98,11 +98,32 @@ def check_method(config: Config, method: Method, odes: tuple[str, ...], sdes: tu
             f"learn.t_draws is {learn.t_draws}, but this rollout of {rollout.num_inference_steps} steps has only "
             f"{most} times to learn from; set learn.t_draws to at most {most}"
         )
-    parts = rollout.prompts_per_iteration * (1 if method.whole_groups else rollout.images_per_prompt // leaves)
+    _check_times(config, method)
+    together = method.whole_groups or learn.share is not None
+    parts = rollout.prompts_per_iteration * (1 if together else rollout.images_per_prompt // leaves)
     if learn.optimizer_steps > parts:
-        whole = "whole groups" if method.whole_groups else "trees" if leaves > 1 else "images"
+        whole = "whole groups" if together else "trees" if leaves > 1 else "images"
         raise ConfigError(
             f"learn.optimizer_steps is {learn.optimizer_steps}, but an iteration has only {parts} {whole}"
+        )
+
+
+def _check_times(config: Config, method: Method) -> None:
+    learn = config.learn
+    if learn.share and method.family != "forward":
+        raise ConfigError(
+            f"learn.share is {learn.share!r}, but objective {method.name!r} noises no images; set learn.share=null, or "
+            "choose a forward method"
+        )
+    if learn.t_range == (0, 1):
+        return
+    low, high = learn.t_range
+    if low >= high:
+        raise ConfigError(f"learn.t_range is {[low, high]}; the first must be below the second")
+    if method.family != "forward" or learn.t_distribution == "rollout_grid":
+        raise ConfigError(
+            f"learn.t_range is {[low, high]}, which narrows times that a forward method draws freely; set "
+            "learn.t_distribution to uniform or logit_normal with a forward method, or remove the key"
         )
 
 

@@ -12,6 +12,7 @@ from advantageflow.config_types import (
     MOST_SHOWN,
     BatchSize,
     Count,
+    Fraction,
     NonNegative,
     NumberShown,
     PathText,
@@ -140,9 +141,9 @@ class RolloutSettings(Section):
 class AdvantageSettings(Section):
     """How much better than its prompt's other images an image is."""
 
-    normalize: Literal["centered_rms", "raw_std", "centered", "group_std", "group_softmax", "group_best"] = Field(
-        "centered_rms", description="what a reward's distance from its prompt's mean is divided by"
-    )
+    normalize: Literal[
+        "centered_rms", "raw_std", "centered", "group_std", "group_softmax", "group_best", "group_rank"
+    ] = Field("centered_rms", description="what a reward's distance from its prompt's mean is divided by")
     clip: Positive = Field(1.0, description="advantages are kept between -clip and clip")
     recenter: bool = Field(False, description="subtract the mean of a prompt's advantages after the clip")
     temperature: Positive = Field(1.0, description="of group_softmax, in units of the batch's spread")
@@ -161,6 +162,13 @@ class LearnSettings(Section):
 
     t_distribution: Literal["uniform", "rollout_grid", "logit_normal"] = Field(
         "rollout_grid", description="where noised copies lie between image (0) and noise (1); the grid is the sampler's"
+    )
+    t_range: tuple[Fraction, Fraction] = Field(
+        (0, 1), description="of uniform and logit_normal times: squeezed between these two"
+    )
+    share: Literal["group"] | None = Field(
+        None,
+        description="group: the images of a prompt are noised alike, at equal times, and learned from in one step",
     )
     t_draws: Count = Field(
         9, description="noised copies of each image (forward) or transitions (reverse) to learn from"
@@ -182,6 +190,7 @@ class LearnSettings(Section):
     )
     optimizer: Literal["adamw", "adamw_8bit"] = Field("adamw", description="adamw_8bit needs bitsandbytes")
     weight_decay: NonNegative = Field(1e-4, description="of AdamW")
+    beta2: Annotated[float, Field(gt=0, lt=1)] = Field(0.999, description="of AdamW, the memory of squared gradients")
     max_grad_norm: Positive = Field(1.0, description="a step's gradient is scaled down to this norm")
     max_grad_norm_ratio: Literal[0] | Annotated[float, Field(gt=1, le=LARGE)] = Field(
         30, description="skip a step whose gradient norm is over so many times the median of the 20 before; 0 for never"

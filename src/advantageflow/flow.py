@@ -204,7 +204,12 @@ def sd3_sigmas(num_steps: int, shift: float = 3.0) -> Tensor:
 
 
 def draw_t(
-    distribution: TDistribution, num_draws: int, sigmas: Tensor, generator: torch.Generator, shift: float = 1.0
+    distribution: TDistribution,
+    num_draws: int,
+    sigmas: Tensor,
+    generator: torch.Generator,
+    shift: float = 1.0,
+    within: tuple[float, float] = (0.0, 1.0),
 ) -> Tensor:
     """Training times of one sample: float64 [num_draws] in (0, 1].
 
@@ -212,15 +217,17 @@ def draw_t(
     rollout_grid: `num_draws` of the times at which the sample was generated, each at most once, in random order
         (arXiv 2509.16117's code).
     logit_normal: the sigmoid of a standard normal (SD3).
-    `shift` moves uniform and logit_normal draws towards noise.
+    `shift` moves uniform and logit_normal draws towards noise, and they are squeezed into the interval `within`.
 
     Raises:
         ValueError: an unknown distribution, or more draws from the grid than it has times.
     """
     if distribution == "uniform":
-        return shift_t(1 - torch.rand(num_draws, generator=generator, dtype=torch.float64), shift)
+        times = shift_t(1 - torch.rand(num_draws, generator=generator, dtype=torch.float64), shift)
+        return within[0] + (within[1] - within[0]) * times
     if distribution == "logit_normal":
-        return shift_t(torch.randn(num_draws, generator=generator, dtype=torch.float64).sigmoid(), shift)
+        times = shift_t(torch.randn(num_draws, generator=generator, dtype=torch.float64).sigmoid(), shift)
+        return within[0] + (within[1] - within[0]) * times
     if distribution == "rollout_grid":
         grid = sigmas[sigmas > 0]
         if num_draws > len(grid):

@@ -53,10 +53,11 @@ class Learner:
         self.optimizer_step = 0
         self.spikes = Spikes(config.learn.max_grad_norm_ratio, config.run.spikes_stop)
         plan = config.walk_plan()
-        # how many images, one after the other, are never parted: of a coupled group, or of a tree
+        # how many images, one after the other, are in one step: of a coupled group, or of a tree
         group = config.rollout.images_per_prompt
-        self._unit = group if method.whole_groups else plan.leaves if plan else 1
-        self._cases = method.taught(group) if method.whole_groups else self._unit  # that are never parted
+        leaves = plan.leaves if plan else 1
+        self._unit = group if method.whole_groups or config.learn.share else leaves
+        self._cases = method.taught(group) if method.whole_groups else leaves  # that are never parted
 
     def learn(self, scored: Scored) -> dict[str, float | None]:
         """Take the iteration's optimizer steps and return their metrics.

@@ -18,7 +18,10 @@ def build_optimizer(settings: LearnSettings, parameters: list[Tensor]) -> torch.
     Raises:
         ConfigError: bitsandbytes is not installed, or cannot work here.
     """
-    return _KINDS[settings.optimizer](parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    betas = (0.9, settings.beta2)
+    return _KINDS[settings.optimizer](
+        parameters, lr=settings.learning_rate, betas=betas, weight_decay=settings.weight_decay
+    )
 
 
 def _adamw(parameters: list[Tensor], **options: Any) -> torch.optim.Optimizer:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from advantageflow.config import LearnSettings
 from advantageflow.flow import draw_t, like
 from advantageflow.learning.base import Case, Family, Terms
 from advantageflow.objectives.base import Noised
@@ -23,6 +24,7 @@ SLOPE = 0.005  # the slope of an average velocity is taken between times so far 
 class ForwardFamily(Family):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
+        self._shared = self.method.shared_noise or self.config.learn.share == "group"
         sigmas, edges = self.model.sigmas(self.config.rollout.num_inference_steps), self.scored.rollout.edges
         self._sigmas, self._edges = sigmas, edges
         if edges is not None:
@@ -31,10 +33,10 @@ class ForwardFamily(Family):
             sigmas = sigmas[:-1]  # at the end, which may be later than 0, the network is not asked
         firsts = [self._addressed_by(image) for image in range(len(self.scored.prompts))]
         learn, address = self.config.learn, self.scored.address
-        self._times = draw_times(learn.t_distribution, firsts, learn.t_draws, sigmas, address)
+        self._times = draw_times(learn, firsts, sigmas, address)
         self._ends: Tensor | None = None  # of the spans, where averages are learned
         if self.method.average_velocity:
-            self._times, self._ends = draw_spans(learn.t_distribution, firsts, learn.t_draws, sigmas, address)
+            self._times, self._ends = draw_spans(learn, firsts, sigmas, address)
 
     def cases(self, images: list[int]) -> list[Case]:
         """So many draws of each image that the method chooses."""
@@ -45,8 +47,8 @@ class ForwardFamily(Family):
 
     def _addressed_by(self, image: int) -> int:
         """The image whose address gives the times: its own, or that of its group's first."""
-        size, method = self.config.rollout.images_per_prompt, self.method
-        return image // size * size if method.whole_groups or method.shared_noise else image
+        size = self.config.rollout.images_per_prompt
+        return image // size * size if self.method.whole_groups or self._shared else image
 
     def look(self, cases: list[Case], step: int, alike: Collection[Role] = ()) -> Terms:
         """Noise the cases' images and compare the predictions of all roles there."""
@@ -85,7 +87,7 @@ class ForwardFamily(Family):
             noise(
                 self.model.latent_shape,
                 Stream.LEARN,
-                (*self.scored.address, self._addressed_by(image) if self.method.shared_noise else image),
+                (*self.scored.address, self._addressed_by(image) if self._shared else image),
                 [draw],
             )
             for image, draw in cases
@@ -110,31 +112,25 @@ class ForwardFamily(Family):
         return (last - first) / like(after - before, first)
 
 
-def draw_times(
-    distribution: str, addresses: list[int], num_draws: int, sigmas: Tensor, address: tuple[int, ...]
-) -> Tensor:
-    """Training times [images, num_draws]; those of an image are addressed by (*address, its own)."""
-    return torch.stack(
-        [
-            draw_t(distribution, num_draws, sigmas, generator(Stream.LEARN, *address, i))  # type: ignore[arg-type]
-            for i in addresses
-        ]
-    )
+def draw_times(learn: LearnSettings, addresses: list[int], sigmas: Tensor, address: tuple[int, ...]) -> Tensor:
+    """Training times [images, draws]; those of an image are addressed by (*address, its own)."""
+    return torch.stack([_draw(learn, sigmas, generator(Stream.LEARN, *address, i)) for i in addresses])
+
+
+def _draw(learn: LearnSettings, sigmas: Tensor, rng: torch.Generator) -> Tensor:
+    return draw_t(learn.t_distribution, learn.t_draws, sigmas, rng, within=learn.t_range)
 
 
 def draw_spans(
-    distribution: str, addresses: list[int], num_draws: int, sigmas: Tensor, address: tuple[int, ...]
+    learn: LearnSettings, addresses: list[int], sigmas: Tensor, address: tuple[int, ...]
 ) -> tuple[Tensor, Tensor]:
-    """Times t and r <= t of an average velocity, [images, num_draws] each (arXiv 2607.15273).
+    """Times t and r <= t of an average velocity, [images, draws] each (arXiv 2607.15273).
 
     Half of the spans have no length, r = t; a quarter end at the image, r = 0; and the others lie between two times.
     """
     rngs = [generator(Stream.LEARN, *address, i) for i in addresses]
-    one, other = (
-        torch.stack([draw_t(distribution, num_draws, sigmas, rng) for rng in rngs])  # type: ignore[arg-type]
-        for _ in range(2)
-    )
-    kind = torch.stack([torch.rand(num_draws, generator=rng, dtype=torch.float64) for rng in rngs])
+    one, other = (torch.stack([_draw(learn, sigmas, rng) for rng in rngs]) for _ in range(2))
+    kind = torch.stack([torch.rand(learn.t_draws, generator=rng, dtype=torch.float64) for rng in rngs])
     between = kind >= 0.75
     end = torch.where(kind < 0.5, one, torch.zeros_like(one))
     return torch.where(between, one.maximum(other), one), torch.where(between, one.minimum(other), end)
