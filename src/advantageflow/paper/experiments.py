@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from advantageflow.config import ConfigError
 from advantageflow.errors import shown
+from advantageflow.paper.levers import LEVER_SEEDS, LEVERS, lever, settings_of
 
 AF, AF_A, NFT, GRPO = "AdvantageFlow(1.1)", "AdvantageFlow(1-A)", "DiffusionNFT", "Flow-GRPO"
 METHODS: dict[str, tuple[str, ...]] = {
@@ -138,6 +139,7 @@ def _arms() -> dict[str, tuple[str, ...]]:
     found |= {step: (*changes, found[AF_A][-1]) for step, changes in STEPS.items()}
     field = OTHERS | GRADIENTS
     found |= {label: (*changes, _rate(FIELD_LEARNING_RATES[label])) for label, changes in field.items()}
+    found |= {lever(name): settings_of(name) for name in LEVERS}
     found |= {
         searched(method, rate): (*METHODS[method], _rate(rate)) for method in METHODS for rate in SEARCHED_RATES[method]
     }
@@ -247,6 +249,10 @@ FIGURES: dict[str, tuple[Panel, ...]] = {
               THREE_SEEDS),
     ),
     "table1": (MULTI,),
+    "lever-search": (
+        Panel("levers", "one change at a time", "paper/scenes", "graded", tuple(map(lever, LEVERS)), LEVER_SEEDS,
+              lever("start")),
+    ),
     "methods": (
         Panel("others", "other methods", "paper/scenes", "graded", (AF, GRPO, *OTHERS), THREE_SEEDS, AF),
         Panel("gradients", "methods of a differentiable reward", "paper/preference", "preference",

@@ -11,7 +11,7 @@ import numpy as np
 from advantageflow.paper.claims import claims_table
 from advantageflow.paper.experiments import FIELD_RATES, FIGURES, SEARCHED_RATES, Panel, gamma_arm
 from advantageflow.paper.study import Study, table1
-from advantageflow.reports.comparison import draw_figure, draw_rates, draw_stability, named_rows, table
+from advantageflow.reports.comparison import draw_ends, draw_figure, draw_rates, draw_stability, named_rows, table
 from advantageflow.run.checkpoint import write_atomic
 from advantageflow.statistics import bootstrap_mean
 from advantageflow.studies.compare import analyse
@@ -37,7 +37,9 @@ def _write(study: Study, name: str) -> bool:
     write_atomic(file.with_suffix(".json"), json.dumps({"made": made, **results}, indent=1) + "\n")
     tables = [f"### {titles[panel]}\n\n{table(result)}" for panel, result in results.items()]
     write_atomic(file.with_suffix(".md"), "\n".join([*tables, _told(made)]))
-    if name.endswith("search"):
+    if name == "lever-search":
+        draw_ends(results[panels[0].name], study.results / name)
+    elif name.endswith("search"):
         for panel, result in results.items():
             tried = {label.rpartition(", ")[0] for label in result["arms"]}
             rates = {label: found for label, found in (SEARCHED_RATES | FIELD_RATES).items() if label in tried}

@@ -150,6 +150,23 @@ def draw_rates(result: Mapping[str, Any], rates: Mapping[str, Sequence[float]], 
     _save(figure, file)
 
 
+def draw_ends(result: Mapping[str, Any], file: Path) -> None:
+    """Last held-out score of each arm with its interval over seeds, the highest first, against the baseline's."""
+    arms = result["arms"]
+    ends = {label: arms[label]["after"] for label in sorted(arms, key=lambda label: arms[label]["after"]["value"])}
+    figure = Figure(figsize=(6.5, 1 + 0.26 * len(ends)), layout="constrained")
+    panel = figure.subplots()
+    for row, (label, end) in enumerate(ends.items()):
+        color = "#c9480b" if label == result["baseline"] else "#0b66c3"
+        panel.plot([end["low"], end["high"]], [row, row], color=color, alpha=0.5)
+        panel.plot([end["value"]], [row], "o", color=color)
+    panel.axvline(ends[result["baseline"]]["value"], color="#c9480b", linestyle=":")
+    panel.set_yticks(range(len(ends)), list(ends))
+    panel.set_xlabel(f"held-out {result['score']} after the run")
+    panel.grid(alpha=0.3, axis="x")
+    _save(figure, file)
+
+
 def draw_stability(records: Sequence[Record], file: Path) -> None:
     """Reward and diversity; then the gradient's norm, the drift and each term of the loss, a row each, by sign of A.
 
