@@ -24,6 +24,7 @@ objectives
 worlds prompts.geneval prompts.ocr
 rewards
 config config_types config_rules config_sections methods evaluated reading
+settings shipped
 prompts pairs
 sharding adapters adapter_formats lean policy optimizers models
 rollout selection evaluation sources

@@ -73,7 +73,7 @@ HOSTILE = {
     "extends itself": (b"extends: mine.yaml", "extends itself"),
     "extends nothing": (b"extends: nowhere", "unknown recipe 'nowhere'"),
     "extends several": (b"extends: [scenes, words]", "extends in"),
-    "extends with NUL": (b'extends: "a\\0.yaml"', "unknown recipe 'a\\x00.yaml'"),
+    "extends with NUL": (b'extends: "a\\0.yaml"', "no such file: 'a\\x00.yaml'"),
     "extends a long name": (b"extends: " + b"x" * 5000, "no recipe 'xxx"),
     "extends a folder": (b"extends: folder.yaml", "is not a file"),
     "an own key as label": (b"evaluation: {rewards: {tasks: ocr}}", "cannot be labelled 'tasks'"),

@@ -15,6 +15,7 @@ MAX_TEXT = 4096
 _BATCH = "allowed: how many at once, from 1, or auto"
 # Where pydantic's words would speak of unions
 ALLOWED = {
+    "evaluation.rewards": "allowed: a reward for each label: {exact: scenes_exact, preference: pickscore}",
     "evaluation.prompts_shown": "allowed: how many held-out prompts, from 1 to 256, or a list of 1 to 256 prompts",
     "learn.batch_size": _BATCH,
     "model.device": "allowed: auto, cpu, mps, cuda, cuda:NUMBER",
@@ -25,6 +26,7 @@ ALLOWED = {
     "rollout.images_per_prompt": "a group needs at least 2 images to compare",
 }
 MOST_SENTENCES = 3
+SHORTEST = 3  # beginning of a name that says which is meant
 
 
 def explain(errors: list[ErrorDetails], root: type[BaseModel]) -> str:
@@ -68,9 +70,12 @@ def _allowed_keys(path: tuple[int | str, ...], root: type[BaseModel]) -> list[st
     return list(section.model_fields)
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name[:200], list(names), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+def nearest(name: str, names: Iterable[str], most: int = 1) -> str:
+    """A question with the likeliest of `names`, those that begin so first; "" where none is near."""
+    names, name = list(names), name[:200]
+    begun = [each for each in names if len(name) >= SHORTEST and each.startswith(name)]
+    close = (begun or difflib.get_close_matches(name, names, n=most))[:most]
+    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
 
 
 def check_plain(key: str, given: Any, read: Any) -> None:

@@ -160,20 +160,27 @@ def _recipes() -> dict[str, type[Method]]:
 def allowed(hint: Any) -> str:
     """What a setting may be, in words, from its annotation."""
     if typing.get_origin(hint) is Annotated:
-        inner, *bounds = typing.get_args(hint)
-        words = [
-            f"{word} {getattr(bound, name):g}"
+        inner, *told = typing.get_args(hint)
+        bounds = [bound for each in told for bound in getattr(each, "metadata", [each])]  # of pydantic's Field
+        limits = {
+            name: getattr(bound, name)
             for bound in bounds
-            for name, word in (("gt", "above"), ("ge", "at least"), ("lt", "below"), ("le", "at most"))
-            if hasattr(bound, name) and abs(getattr(bound, name)) < LIMIT
-        ]
+            for name in ("gt", "ge", "lt", "le")
+            if abs(getattr(bound, name, None) or 0) < LIMIT and hasattr(bound, name)
+        }
+        if {"ge", "le"} <= limits.keys():
+            return f"{allowed(inner)} from {limits['ge']:g} to {limits['le']:g}"
+        named = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+        words = [f"{named[name]} {limit:g}" for name, limit in limits.items()]
         return " ".join([allowed(inner), " and ".join(words)]).strip()
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return ", or ".join(allowed(part) for part in typing.get_args(hint))
+        parts = typing.get_args(hint)
+        literal = all(typing.get_origin(part) is typing.Literal for part in parts)
+        return (", " if literal else ", or ").join(map(allowed, parts))
     if typing.get_origin(hint) is tuple:
         return f"a list, each {allowed(typing.get_args(hint)[0])}"
     if typing.get_origin(hint) is typing.Literal:
-        return " or ".join(repr(value) for value in typing.get_args(hint))
+        return ", ".join(map(str, typing.get_args(hint)))
     words_of: dict[Any, str] = {
         float: "a number",
         int: "a whole number",

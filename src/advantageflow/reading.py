@@ -146,14 +146,26 @@ def _find(recipe: str, extended_by: Path | None) -> Path:
         places += [RECIPES / path] if recipe in recipe_names() else []
         found = [place for place in places if place.exists()]
         others = [place for place in found if not (extended_by and place.samefile(extended_by))]
+        if not found:
+            raise ConfigError(_no_file(path, extended_by) if is_path else _no_recipe(recipe))
     except (OSError, ValueError, RuntimeError) as error:  # a name that is too long, or an unknown ~user
         raise ConfigError(f"there can be no recipe {shown(recipe)}: {getattr(error, 'strerror', error)}") from None
-    if not found:
-        raise ConfigError(
-            f"unknown recipe {shown(recipe)}; shipped are {', '.join(recipe_names())}"
-            f"{nearest(recipe, recipe_names())}, or give the path of a .yaml file"
-        )
     return (others or found)[0]
+
+
+def _no_file(path: Path, extended_by: Path | None) -> str:
+    folder = ((extended_by.parent if extended_by else Path.cwd()) / path.expanduser()).parent
+    where = f"there is no folder {shown(str(folder))}" if not folder.is_dir() else f"looked for in {shown(str(folder))}"
+    own = f"; the shipped recipe is {shown(path.stem)}, without {path.suffix}" if path.stem in recipe_names() else ""
+    return f"no such file: {shown(str(path))}; {where}{own}"
+
+
+def _no_recipe(recipe: str) -> str:
+    own = f"; the file here is {shown(f'{recipe}.yaml')}, named in full" if Path(f"{recipe}.yaml").is_file() else ""
+    return (
+        f"unknown recipe {shown(recipe)}{nearest(recipe, recipe_names(), 3)}{own}; `advantageflow recipes` lists all; "
+        "or give the path of a .yaml file"
+    )
 
 
 def _read(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:

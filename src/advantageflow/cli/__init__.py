@@ -19,6 +19,7 @@ from advantageflow.cli.benchmark import bench
 from advantageflow.cli.custom_code import refusable
 from advantageflow.cli.exporting import export
 from advantageflow.cli.failures import INTERRUPTED, Interruption, explain
+from advantageflow.cli.listing import recipes
 from advantageflow.cli.methods import methods
 from advantageflow.cli.pretraining import app as pretrain_app
 from advantageflow.cli.pushing import push
@@ -138,13 +139,12 @@ class _Commands(TyperGroup):
 
 app = typer.Typer(
     cls=_Commands,
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Reinforcement learning for rectified-flow image generators.",
 )
 app.callback()(_options)
-for command in (train, export, push, evaluate, sample, report, compare, reproduce, bench, methods, serve):
+for command in (train, recipes, export, push, evaluate, sample, report, compare, reproduce, bench, methods, serve):
     app.command()(refusable(command))
 app.add_typer(rewards_app, name="rewards")
 app.add_typer(pretrain_app, name="pretrain")

@@ -6,12 +6,13 @@ from typing import Annotated
 
 import typer
 
+from advantageflow.cli.completion import Changes, RecipeOrScenes
 from advantageflow.cli.rehearsing import DrawsOption, ImagesOption, StepsOption, refuse_without_rehearsal
 
 
 def bench(
-    recipe: Annotated[str | None, typer.Argument(help="A shipped recipe or a YAML file; default: scenes.")] = None,
-    changes: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change.")] = None,
+    recipe: RecipeOrScenes = None,
+    changes: Changes = None,
     rounds: Annotated[int, typer.Option(min=1, max=1000, help="Medians are over so many.")] = 3,
     scaling: Annotated[
         bool, typer.Option("--scaling", help="Also how cost grows with images, draws, steps, resolution, processes.")

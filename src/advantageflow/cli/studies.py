@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from advantageflow.cli.completion import Changes, RecipeArgument
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -20,8 +22,8 @@ RunThreadsOption = Annotated[int, typer.Option(min=0, help="CPU threads of each 
 
 
 def compare(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe or a YAML file.")],
-    changes: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes for every arm.")] = None,
+    recipe: RecipeArgument,
+    changes: Changes = None,
     vary: Annotated[
         list[str] | None, typer.Option(help="KEY=VALUE,VALUE, or recipe=NAME,NAME; several options are combined.")
     ] = None,

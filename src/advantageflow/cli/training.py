@@ -7,16 +7,21 @@ from typing import Annotated
 
 import typer
 
+from advantageflow.cli.completion import Changes, RecipeOrScenes
+from advantageflow.cli.listing import show_settings
 from advantageflow.cli.processes import ProcessesOption, shared_by
 from advantageflow.cli.rehearsing import DrawsOption, ImagesOption, StepsOption, refuse_without_rehearsal
 
 
 def train(
-    recipe: Annotated[str | None, typer.Argument(help="A shipped recipe or a YAML file; default: scenes.")] = None,
-    changes: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change.")] = None,
+    recipe: RecipeOrScenes = None,
+    changes: Changes = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/RECIPE-TIME.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue the run in this folder.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print what the run would cost, and stop.")] = False,
+    settings: Annotated[
+        bool, typer.Option("--settings", help="List what may be set, of one SECTION or KEY or all, and stop.")
+    ] = False,
     processes: ProcessesOption = 1,
     rehearse: Annotated[
         bool,
@@ -33,6 +38,10 @@ def train(
     ] = False,
 ) -> None:
     """Improve a model with a reward."""
+    if settings:
+        show_settings([*([recipe] if recipe else []), *(changes or [])])
+        return
+
     from rich.console import Console
 
     from advantageflow import api
