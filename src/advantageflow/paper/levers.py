@@ -30,6 +30,8 @@ LEVERS: dict[str, tuple[str, ...]] = {
     "groups of 24": ("rollout.images_per_prompt=24", "rollout.prompts_per_iteration=8", *_FAST),
     "rollout policy at 0.5": ("policy.rollout_decay=0.5", *_FAST),
     "rollout policy at 0.9": ("policy.rollout_decay=0.9", *_FAST),
+    "average at 0": ("policy.average_decay=0", *_FAST),
+    "average at 0.5": ("policy.average_decay=0.5", *_FAST),
     "drafts": ("rollout.drafts=2", "rollout.drafting_steps=4", *_FAST),
     "6 rollout steps": ("rollout.num_inference_steps=6", *_FAST),
     "cosine from 0.008": ("learn.schedule=cosine", "learn.learning_rate=0.008"),
@@ -49,6 +51,7 @@ LEVERS: dict[str, tuple[str, ...]] = {
         "learn.learning_rate=0.004",
     ),
     "4 steps, shared, divided, rollout policy at 0.5": (*_TOGETHER, "policy.rollout_decay=0.5"),
+    "4 steps, shared, divided, average at 0.5": (*_TOGETHER, "policy.average_decay=0.5"),
     "8 steps, shared, divided": (
         "learn.optimizer_steps=8",
         *SHARED,
