@@ -144,3 +144,15 @@ def test_a_configuration_that_is_read_back_is_the_same_to_the_letter():
 def test_settings_of_noised_images_that_cannot_be_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         load_config("scenes", changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["policy.lora_rank=0"], "model.quantization=fp8 holds frozen in fewer bits; set model.quantization=null"),
+        (["model.device=mps"], "model.device=mps, which has no float8"),
+    ],
+)
+def test_a_base_in_fewer_bits_stays_as_it_is(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config("scenes", ["model.quantization=fp8", *changes])

@@ -1,5 +1,6 @@
 """Every model family: its rollout is the pipeline's to the bit, it trains with every method, and its adapter loads."""
 
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -32,6 +33,7 @@ from transformers import (
 )
 
 from advantageflow.adapter_names import PUBLISHED, has_swapped_halves
+from advantageflow.adapters import NAME
 from advantageflow.errors import ConfigError, NonFiniteError
 from advantageflow.models import load_model
 from advantageflow.models.flux import pack, unpack
@@ -284,6 +286,28 @@ def test_half_precision_trains_float32_adapters(folder, dtype, tmp_path):
     assert row["skipped_steps"] == 0
     assert np.isfinite(row["grad_norm"])
     assert any(not torch.equal(a, b) for a, b in zip(start, trainer.policy.parameters, strict=True))
+
+
+def test_a_base_held_in_fp8_computes_as_before_but_for_its_rounding_and_trains(folder, tmp_path):
+    config = make_config(model={"resolution": 64, "max_sequence_length": 12, "quantization": "fp8"})
+    trainer = make_trainer(config, tmp_path / "run", folder)
+    held = Counter(weight.dtype for weight in trainer.model.transformer.parameters() if not weight.requires_grad)
+    assert held[torch.float8_e4m3fn] > 10
+    plain, few = load(folder), trainer.model
+    x, t = torch.randn(2, *plain.latent_shape), torch.tensor([0.3, 0.8])
+    with torch.no_grad():
+        expected, found = (model.velocity(model.transformer, x, t, model.encode(PROMPTS)) for model in (plain, few))
+    assert 0 < (found - expected).norm() < 0.2 * expected.norm()
+    start = [weight.detach().clone() for weight in trainer.policy.parameters]
+    assert {weight.dtype for weight in start} == {torch.float32}
+    assert trainer.iterate()["skipped_steps"] == 0
+    assert any(not torch.equal(a, b) for a, b in zip(start, trainer.policy.parameters, strict=True))
+    folder_of_adapter = tmp_path / "lora"
+    few.save_lora(folder_of_adapter, trainer.policy.lora_state_dict())
+    with_adapter = load(folder, quantization="fp8")
+    adapter = with_adapter.load_adapter(str(folder_of_adapter))
+    for name, (a, _) in adapter.layers.items():
+        assert torch.equal(with_adapter.transformer.get_submodule(name).lora_A[NAME].weight, a)
 
 
 def test_prompt_embeddings_are_kept_on_disk(folder, tmp_path):

@@ -242,7 +242,7 @@ def test_learned_rewards_of_random_weights_tell_pictures_apart(name, monkeypatch
             ["scenes", "--rehearse", "model.path=me/mine"],
             r"architecture of model.path 'me/mine'; it knows stabilityai/",
         ),
-        (["sd35m-pickscore", "--rehearse", "model.quantization=4bit"], r"set model.quantization=null"),
+        (["sd35m-pickscore", "--rehearse", "model.quantization=4bit"], r"set model.quantization=fp8 or null"),
         (["sd35m-pickscore", "--rehearse", "--images", 6], r"--images is 6, but a prompt has 4 images"),
         (["sd35m-pickscore", "--rehearse", "--steps", 2], r"set learn.t_draws to at most 2"),
         (["bench", "scenes", "--draws", 2], r"--draws is for a rehearsal; add --rehearse"),

@@ -27,6 +27,13 @@ def check_combination(config: Config) -> None:
             f"policy.lora_rank=0 trains all weights, which model.dtype={config.model.dtype} is too coarse for; "
             "set model.dtype=float32 or a lora_rank"
         )
+    if config.policy.lora_rank == 0 and config.model.quantization:
+        raise ConfigError(
+            f"policy.lora_rank=0 trains all weights, which model.quantization={config.model.quantization} holds frozen "
+            "in fewer bits; set model.quantization=null or a lora_rank"
+        )
+    if config.model.quantization == "fp8" and config.model.device == "mps":
+        raise ConfigError("model.quantization=fp8 is not for model.device=mps, which has no float8; set it to null")
     if config.model.shard and config.policy.lora_rank == 0:
         raise ConfigError(
             "model.shard parts the frozen base among processes, but policy.lora_rank=0 trains all weights; set "

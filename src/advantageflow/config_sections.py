@@ -63,7 +63,10 @@ class ModelSettings(Section):
     attention: str | None = Field(None, description="a diffusers attention backend, such as flash or sage")
     compile: bool = Field(False, description="compile the transformer's repeated blocks")
     shard: bool = Field(False, description="part the base's weights among the processes of a run; needs LoRA")
-    quantization: Literal["8bit", "4bit"] | None = Field(None, description="of the base weights; needs bitsandbytes")
+    quantization: Literal["fp8", "8bit", "4bit"] | None = Field(
+        None,
+        description="of the base weights: fp8 holds them in 8 bits and computes in dtype; others need bitsandbytes",
+    )
     prompt_cache: PathText | None = Field(None, description="folder that keeps prompt embeddings between runs")
 
 

@@ -192,7 +192,7 @@ def _through_pictures(facts: ModelFacts, config: Config) -> float:
 
 def parts(facts: ModelFacts, config: Config) -> dict[str, float]:
     """GB of the weights of each part; of adapters, or of other copies of the weights, all roles'."""
-    bits = {"8bit": 1.0, "4bit": 0.5}.get(config.model.quantization or "", BYTES[config.model.dtype])
+    bits = {"fp8": 1.0, "8bit": 1.0, "4bit": 0.5}.get(config.model.quantization or "", BYTES[config.model.dtype])
     precision = BYTES[config.model.dtype] / 2
     copies = 2 + len(config.objective.slow) + config.rollout.ahead  # rollout, average; others
     # without LoRA the learner is the transformer itself, and the reference one more copy
@@ -289,7 +289,7 @@ def _savings(config: Config) -> Iterator[tuple[str, str, Any]]:
         yield ("evaluation", "rewards", trained)
     if config.policy.lora_rank:
         yield ("model", "dtype", "bfloat16")
-        yield ("model", "quantization", "8bit")
+        yield ("model", "quantization", "fp8")
         yield ("model", "quantization", "4bit")
 
 

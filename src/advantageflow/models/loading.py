@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from advantageflow.config import ModelSettings
 from advantageflow.errors import ConfigError, shown
 from advantageflow.hub import cannot_fetch
-from advantageflow.models.source import INDEX, locate, stands_on
+from advantageflow.models.source import BITS, INDEX, locate, stands_on
 
 if TYPE_CHECKING:
     from advantageflow.models.base import FlowModel
@@ -33,7 +33,7 @@ def load_pipeline(family: type[FlowModel], settings: ModelSettings) -> Any:
     try:
         if settings.base:
             given[family.network] = _load_file(family, settings, dtype)
-        elif settings.quantization:
+        elif settings.quantization in BITS:
             given[family.network] = _load_quantized(path, family.network, settings, dtype)
         return family.pipeline_class.from_pretrained(path, dtype=dtype, use_safetensors=True, **given)
     except ConfigError:
@@ -64,8 +64,11 @@ def _load_quantized(path: str, network: str, settings: ModelSettings, dtype: tor
 
 def _load_file(family: type[FlowModel], settings: ModelSettings, dtype: torch.dtype) -> Any:
     """The transformer of a single file, with the configuration of the pipeline `model.base`."""
-    if settings.quantization:
-        raise ConfigError("model.quantization does not work with a single file; give the folder of a pipeline")
+    if settings.quantization in BITS:
+        raise ConfigError(
+            f"model.quantization={settings.quantization} does not work with a single file; set it to fp8, or give the "
+            "folder of a pipeline"
+        )
     kind = family.transformer_class
     try:
         transformer = kind.from_single_file(

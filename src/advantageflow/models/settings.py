@@ -26,6 +26,8 @@ def apply_settings(model: FlowModel) -> None:
     check_resolution(model)
     if settings.gradient_checkpointing:
         network.enable_gradient_checkpointing()
+    if settings.quantization == "fp8":
+        network.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=model.dtype)
     if settings.attention:
         try:
             network.set_attention_backend(settings.attention)

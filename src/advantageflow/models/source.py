@@ -18,6 +18,7 @@ BUILT_IN = {
     "scenes-meanflow": "worlds/scenes/mean_flow",
 }
 INDEX = "model_index.json"
+BITS = ("8bit", "4bit")  # quantizations that bitsandbytes makes while it loads
 AVERAGE_VELOCITY = "MeanFlowPipeline"  # the family that predicts average velocities, named in the index of its folder
 DEFAULT_SIZE = 1024  # pixels
 SIZES = {"stable-diffusion-v1-5/stable-diffusion-v1-5": 512}

@@ -9,6 +9,7 @@ from advantageflow.errors import ConfigError, shown
 from advantageflow.memory import automatic
 from advantageflow.models import BUILT_IN, check_family, check_learned
 from advantageflow.models.architectures import ARCHITECTURES
+from advantageflow.models.source import BITS
 
 STAND_IN_PROMPTS = 64
 
@@ -28,10 +29,10 @@ def check_rehearsal(config: Config) -> None:
         )
     family = ARCHITECTURES[path].family if path in ARCHITECTURES else check_family(config.model)
     check_learned(config.objective, path, family)
-    if config.model.quantization:
+    if config.model.quantization in BITS:
         raise ConfigError(
             f"model.quantization is {config.model.quantization}, which a rehearsal's random weights do not have; set "
-            "model.quantization=null, and read --plan for what it saves"
+            "model.quantization=fp8 or null, and read --plan for what it saves"
         )
     if config.rollout.source is not None:
         raise ConfigError("a rehearsal draws its own images, but rollout.source brings them; set rollout.source=null")
