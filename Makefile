@@ -3,8 +3,9 @@ PYTHON ?= python3
 RECIPE ?= scenes
 BIN := .venv/bin
 READY := .venv/.ready
+LARGEST_WHEEL := 25000000 # bytes
 
-.PHONY: train test coverage lint docs wheel
+.PHONY: train test coverage lint docs wheel dist
 
 train: $(READY)
 	$(BIN)/advantageflow train $(RECIPE) $(ARGS)
@@ -27,7 +28,16 @@ docs: $(READY)
 wheel: $(READY)
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
+# what a release publishes, checked
+dist: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[release]"
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+	test $$(wc -c < dist/*.whl) -le $(LARGEST_WHEEL)
+
 $(READY): pyproject.toml constraints.txt
+	@echo "setting up .venv: 150 packages, PyTorch among them: 2.5 GB on disk, 8 GB with its CUDA build; minutes, once"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[dev]"
 	touch $(READY)
