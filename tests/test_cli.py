@@ -69,6 +69,9 @@ def test_a_run_leaves_its_folder_and_prints_where_to_look(finished):
     for name in ("config.yaml", "metrics.jsonl", "curve.png", "summary.json", "samples/before_after.png"):
         assert (folder / name).is_file()
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
+    begun = json.loads((folder / "environment.json").read_text())
+    assert (begun["device"], begun["threads"]) == ("cuda" if begun["gpus"] else "cpu", 1)
+    assert begun["command"].startswith("advantageflow train scenes model.path=")
     assert (folder / "lora" / "pytorch_lora_weights.safetensors").is_file()
     assert "strict" in text
     assert "before" in text
@@ -82,6 +85,11 @@ def test_a_run_leaves_its_folder_and_prints_where_to_look(finished):
     ("arguments", "message"),
     [
         (["train", "scnes"], "unknown recipe 'scnes'"),
+        (["train", "reward={scenes_graded:1}"], "write {scenes_graded: 1}, with a space after the colon"),
+        (["train", "reward={./mine.py:score:0.5}"], "write {./mine.py:score: 0.5}, with a space"),
+        (["train", "evaluation.rewards={mine:scenes_graded}"], "write {mine: scenes_graded}, with a space"),
+        (["train", "run={iterations:5}"], "write {iterations: 5}, with a space"),
+        (["reproduce", "fig2", "--only-report", "--results", "no/such"], "no/such holds no records of runs"),
         (["train", "scenes", "objective.gama=1"], "did you mean 'gamma'"),
         (["train", "scenes", "run.iterations=many"], "run.iterations is 'many'"),
         (["train", "scenes", "objective.gamma=1+A"], "a number, or 1-A"),

@@ -153,7 +153,7 @@ def test_models_are_evaluated_drawn_and_reported(trained, tiny_pipeline_folder, 
     base, after = means["models"]
     assert base == str(tiny_pipeline_folder)
     assert after == f"{base}+{trained.lora}"
-    assert set(means["models"][after]["light"]["all"]) == {"mean", "half_width"}
+    assert set(means["models"][after]["light"]["all"]) == {"mean", "low", "high", "half_width"}
     pictures = af.sample("a red circle", run=trained, images=3, steps=2, output=tmp_path / "drawn.png", quiet=True)
     assert [picture.size for picture in pictures] == [(64, 64)] * 6
     assert (tmp_path / "drawn.png").is_file()

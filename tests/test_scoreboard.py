@@ -1,14 +1,18 @@
+import io
+import json
 import math
 
 import pytest
 import torch
+from rich.console import Console
 from scipy import stats
 
 from advantageflow.config import ConfigError
 from advantageflow.prompts import load_prompts
 from advantageflow.rewards import load_reward
 from advantageflow.statistics import mean_interval
-from advantageflow.studies.scoreboard import difference, open_folder, score_images, summarize
+from advantageflow.studies.scoreboard import as_json, difference, open_folder, score_images, summarize, table
+from advantageflow.tables import folded_table
 
 REWARDS = {"brightness": lambda images, prompts: images.mean((1, 2, 3)), "graded": load_reward("scenes_graded")}
 
@@ -22,8 +26,9 @@ def test_a_mean_has_its_confidence_interval():
     mean = mean_interval(values)
     low, high = stats.t.interval(0.95, 3, loc=sum(values) / 4, scale=stats.sem(values))
     assert (mean.value - mean.half_width, mean.value + mean.half_width) == pytest.approx((low, high), rel=1e-4)
-    assert math.isnan(mean_interval([1.0]).half_width)
-    assert mean_interval([1.0]).plain() == {"value": 1.0, "low": None, "high": None}
+    assert math.isnan(mean_interval([0.7]).half_width)
+    assert mean_interval([0.7]).plain() == {"value": 0.7, "low": None, "high": None}
+    assert mean_interval([0.7]).plus_minus() == "0.700"  # one image has no spread
 
 
 def test_tasks_count_equally_in_their_mean():
@@ -57,3 +62,16 @@ def test_a_folder_belongs_to_its_settings(tmp_path):
     open_folder(tmp_path / "out", {"steps": 10})
     with pytest.raises(ConfigError, match=r"holds an evaluation with other settings \(steps was 10 and is 40\)"):
         open_folder(tmp_path / "out", {"steps": 40})
+
+
+def test_a_table_of_many_models_is_whole_in_eighty_columns():
+    names = [f"stabilityai/stable-diffusion-3.5-medium, guidance {scale}" for scale in (1, 2, 4.5)]
+    columns = {name: rows_of(0.0, 1.0, 0.0, 0.0) for name in names}
+    printed = io.StringIO()
+    Console(file=printed, width=80).print(folded_table(*table(columns), title="4 images"))
+    lines = printed.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in printed.getvalue()
+    letters = "".join(printed.getvalue().split())
+    assert all(letters.count(character) >= 3 for character in "[]")
+    assert json.loads(json.dumps(as_json(columns), allow_nan=False))[names[0]]["x"]["all"]["low"] > 0

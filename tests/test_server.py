@@ -24,7 +24,7 @@ from PIL import Image
 
 from advantageflow.config import ConfigError
 from advantageflow.rewards.remote import RemoteReward
-from advantageflow.rewards.server import create_app, serve
+from advantageflow.rewards.server import create_app, greeting, serve
 from advantageflow.rewards.wire import ScoreRequest, decode_images, encode_request
 
 testclient = pytest.importorskip("fastapi.testclient")
@@ -359,6 +359,13 @@ def test_other_machines_need_a_token(monkeypatch):
     monkeypatch.delenv("ADVANTAGEFLOW_TOKEN", raising=False)
     with pytest.raises(ConfigError, match=r"--host 0.0.0.0 listens to other machines; set ADVANTAGEFLOW_TOKEN"):
         serve("scenes_graded", "0.0.0.0", 1, 1)
+
+
+def test_a_server_says_where_it_is_and_how_it_is_tried():
+    told = greeting("ocr", "::1", 8123, with_token=True)
+    assert "serving ocr at http://[::1]:8123" in told
+    assert 'curl -H "Authorization: Bearer $ADVANTAGEFLOW_TOKEN" http://[::1]:8123/health' in told
+    assert "reward=http://127.0.0.1:8000" in greeting("ocr", "127.0.0.1", 8000, with_token=False)
 
 
 def free_port():

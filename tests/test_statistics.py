@@ -10,6 +10,7 @@ from advantageflow.statistics import (
     bootstrap_mean,
     holm,
     interpolate_curves,
+    mean_interval,
     paired_difference,
     paired_p_value,
     time_ratio,
@@ -66,6 +67,29 @@ def test_the_paired_difference_has_scipys_interval():
     ours, theirs = paired_difference(first, second), stats.ttest_rel(first, second).confidence_interval()
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
     assert ours.value == pytest.approx((first - second).mean())
+
+
+def test_few_proportions_have_intervals_of_their_own():
+    """Wilson's; that of no difference at all is not empty."""
+    some = mean_interval([1.0, 0.0, 0.0, 0.0])
+    assert (some.low, some.high) == pytest.approx((0.0456, 0.6994), abs=1e-4)
+    assert some.plus_minus() == "0.250 [0.046, 0.699]"
+    none = mean_interval([0.0] * 4)
+    assert none.low == 0.0
+    assert none.high == pytest.approx(0.4899, abs=1e-4)
+    alike = paired_difference([0.0] * 4, [0.0] * 4)
+    assert (alike.value, alike.low < 0 < alike.high) == (0.0, True)
+
+
+def test_paired_proportions_are_covered():
+    """Of 40 images, right with chances .3 and .5 that hang together, 95 % of the intervals hold the difference."""
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(400):
+        common = rng.random(40)
+        ours, theirs = (common < 0.5).astype(float), ((common + 0.1 * rng.random(40)) % 1 < 0.3).astype(float)
+        found = paired_difference(ours, theirs)
+        held += found.low <= 0.2 <= found.high
+    assert 0.92 <= held / 400 <= 1.0
 
 
 def test_holm():

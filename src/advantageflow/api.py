@@ -141,7 +141,7 @@ def evaluate(
             `reward` is a name, a function, a list of these, or a dict with labels.
 
     Returns:
-        {"models": {model: {label: {"all" or task: {"mean", "half_width"}}}}, ...} with 95 % intervals.
+        {"models": {model: {label: {"all" or task: {"mean", "low", "high", "half_width"}}}}, ...} with 95 % intervals.
 
     Raises:
         ConfigError: a model, reward or option cannot work.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import resource
+import shlex
 import subprocess
 import sys
 from functools import cache
@@ -15,6 +17,7 @@ from typing import Any
 import torch
 
 from advantageflow import __version__
+from advantageflow.devices import choose_device
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy")
 
@@ -29,7 +32,31 @@ def environment() -> dict[str, Any]:
         "processor": _processor(),
         "cpus": os.cpu_count(),
         "gpus": devices,
+        "driver": driver(),
     }
+
+
+def begun_with(device: str, threads: int) -> dict[str, Any]:
+    """`environment`, and what this process computes on.
+
+    Args:
+        device: by its name, see `devices.choose_device`.
+        threads: of the CPU; 0 for PyTorch's choice.
+    """
+    command = [Path(sys.argv[0]).name.replace("__main__.py", "advantageflow"), *sys.argv[1:]]
+    return {
+        **environment(),
+        "device": choose_device(device),
+        "threads": threads or torch.get_num_threads(),
+        "command": shlex.join(command),
+    }
+
+
+def driver() -> str | None:
+    """The version of NVIDIA's driver, where Linux has one."""
+    file = Path("/proc/driver/nvidia/version")
+    found = re.search(r"Module\s+(?:for \S+\s+)?([\d.]+)", file.read_text(encoding="utf-8")) if file.exists() else None
+    return found and found[1]
 
 
 def versions() -> dict[str, str | None]:

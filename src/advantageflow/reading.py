@@ -46,11 +46,15 @@ class _Loader(yaml.SafeLoader):
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         first: dict[str, int] = {}
-        for key, _ in node.value:
+        for key, value in node.value:
             if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
                 raise _error(f"a key must be text, not {shown(key.value if key.id == 'scalar' else key.id)}", key)
             if key.value in first:
                 raise _error(f"the key {shown(key.value)} is written twice, first in line {first[key.value]}", key)
+            if node.flow_style and ":" in key.value and key.style is None and (value.style, value.value) == (None, ""):
+                raise _error(
+                    f"write {_spaced(key.value)}, with a space after the colon; in a shell between quotes", key
+                )
             first[key.value] = key.start_mark.line + 1
         return node
 
@@ -71,6 +75,12 @@ _Loader.yaml_implicit_resolvers = {
 }
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
+
+
+def _spaced(entry: str) -> str:
+    """An entry of a mapping such as "a:1", as YAML wants it; names may have colons, numbers have none."""
+    name, _, value = entry.rpartition(":") if re.search(r":[-+.\d]+$", entry) else entry.partition(":")
+    return f"{{{name}: {value}}}"
 
 
 def _error(problem: str, at: Any) -> yaml.MarkedYAMLError:

@@ -31,8 +31,11 @@ class Interval:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
     def plus_minus(self) -> str:
-        """Such as "0.694 ± 0.032"."""
-        return f"{self.value:.3f} ± {self.half_width:.3f}"
+        """Such as "0.694 ± 0.032"; where the ends are not as far from the value, "0.250 [0.046, 0.699]"."""
+        if not math.isfinite(self.half_width):
+            return f"{self.value:.3f}"
+        even = abs(self.low + self.high - 2 * self.value) < 1e-3
+        return f"{self.value:.3f} ± {self.half_width:.3f}" if even else str(self)
 
     def plain(self) -> dict[str, float | None]:
         """As JSON, which knows no infinity and no NaN: None is "never", or "unknown"."""
@@ -81,18 +84,63 @@ def paired_p_value(first: Sequence[float], second: Sequence[float]) -> float | N
 
 
 def paired_difference(first: Sequence[float], second: Sequence[float]) -> Interval:
-    """The mean of first - second across seeds or images with its interval, see `mean_interval`."""
-    return mean_interval(np.asarray(first, dtype=float) - np.asarray(second, dtype=float))
+    """The mean of first - second across images with its interval: of two proportions Newcombe's, else t's.
+
+    Newcombe, "Improved confidence intervals for the difference between binomial proportions based on paired data"
+    (1998), method 10.
+    """
+    ours, theirs = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    if not (_is_proportion(ours) and _is_proportion(theirs)):
+        return t_interval(ours - theirs)
+    one, other = mean_interval(ours), mean_interval(theirs)
+    both, mine = (ours * theirs).sum(), (ours * (1 - theirs)).sum()
+    yours, neither = ((1 - ours) * theirs).sum(), ((1 - ours) * (1 - theirs)).sum()
+    spread = math.sqrt((both + mine) * (yours + neither) * (both + yours) * (mine + neither))
+    agreement = both * neither - mine * yours
+    if agreement > 0:  # corrected for continuity
+        agreement = max(agreement - len(ours) / 2, 0.0)
+    correlation = float(agreement / spread) if spread else 0.0
+
+    def reach(a: float, b: float) -> float:
+        return math.sqrt(max(a * a - 2 * correlation * a * b + b * b, 0.0))
+
+    value = one.value - other.value
+    low = value - reach(one.value - one.low, other.high - other.value)
+    return Interval(value, low, value + reach(one.high - one.value, other.value - other.low))
 
 
 def mean_interval(values: Sequence[float] | np.ndarray) -> Interval:
-    """The mean with its t-interval, which is honest for few values, too; of a single one the ends are NaN."""
+    """The mean of images' scores with an interval that is honest for few, too: of 0 and 1 Wilson's (1927), else t's."""
+    array = np.asarray(values, dtype=float)
+    if not _is_proportion(array):
+        return t_interval(array)
+    mean = float(array.mean())
+    found = stats.binomtest(int(array.sum()), len(array)).proportion_ci(method="wilson")
+    return Interval(mean, min(float(found.low), mean), max(float(found.high), mean))
+
+
+def t_interval(values: Sequence[float] | np.ndarray) -> Interval:
+    """The mean with Student's interval; of a single value the ends are NaN."""
     array = np.asarray(values, dtype=float)
     mean, count = float(array.mean()), len(array)
     if count == 1:
         return Interval(mean, math.nan, math.nan)
     half = float(stats.t.ppf(0.975, count - 1) * array.std(ddof=1) / math.sqrt(count))
     return Interval(mean, mean - half, mean + half)
+
+
+def _is_proportion(values: np.ndarray) -> bool:
+    return bool(np.isin(values, (0.0, 1.0)).all())
+
+
+def mean_of_means(parts: Sequence[Interval]) -> Interval:
+    """Their plain mean, as of tasks; the ends' distances add up in squares, those below and those above apart."""
+    value = sum(part.value for part in parts) / len(parts)
+    below, above = (
+        math.sqrt(sum(distance**2 for distance in distances)) / len(parts)
+        for distances in zip(*((part.value - part.low, part.high - part.value) for part in parts), strict=True)
+    )
+    return Interval(value, value - below, value + above)
 
 
 def holm(p_values: Mapping[Name, float | None]) -> dict[Name, float | None]:

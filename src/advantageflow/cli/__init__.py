@@ -141,7 +141,10 @@ app = typer.Typer(
     cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Reinforcement learning for rectified-flow image generators.",
+    help="Reinforcement learning for rectified-flow image generators, after https://arxiv.org/abs/2605.26013.\n\n"
+    "First: advantageflow train, which improves the built-in model in minutes on a CPU and says what to do next.",
+    epilog='Then: advantageflow sample "a red circle" --run runs/NAME · advantageflow train sd35m-pickscore --plan · '
+    "advantageflow COMMAND --help · advantageflow doctor",
 )
 app.callback()(_options)
 for command in (train, recipes, export, push, evaluate, sample, report, compare, reproduce, bench, methods, serve):

@@ -46,7 +46,7 @@ def compare(
     from advantageflow.errors import ConfigError, shown
     from advantageflow.paper.experiments import BASELINE, COMPARED
     from advantageflow.places import check_folder
-    from advantageflow.reports.comparison import table
+    from advantageflow.reports.comparison import LEGEND, table
     from advantageflow.reports.comparison_folder import write_all
     from advantageflow.run.progress import say
     from advantageflow.studies import compare as comparison
@@ -65,7 +65,7 @@ def compare(
         for count, run in enumerate(comparison.finish_all(runs, jobs=jobs, threads=threads, processes=processes), 1):
             tell(f"{count} of {len(runs)} runs: {comparison.ended(run, score)}")
     result = write_all(runs, baseline, output, score or None)
-    console.print(Markdown(table(result)))
+    console.print(Markdown(f"{table(result)}\n{LEGEND}"))
     tell(f"figures, numbers and report.html: {output}")
     if not (output / "report.html").exists():
         tell('report.html needs plotly: pip install "advantageflow[report]"')
@@ -118,6 +118,7 @@ def reproduce(
     from rich.console import Console
     from rich.markdown import Markdown
 
+    from advantageflow.errors import ConfigError
     from advantageflow.paper.experiments import FIGURES, QUICK, figures
     from advantageflow.paper.report import report
     from advantageflow.paper.study import Study, tasks
@@ -130,6 +131,11 @@ def reproduce(
         study = Study(runs / "quick", runs / "quick" / "results", QUICK, seeds=1)
     console = Console()
     plan = study.plan([panel for name in names for panel in FIGURES[name]])
+    if only_report and not (study.results / "runs").is_dir():
+        raise ConfigError(
+            f"{study.results} holds no records of runs; give --results the folder results of a checkout, which has "
+            "the published ones, or leave out --only-report to train"
+        )
     if not only_report:
         with _until_stopped(partial(say, console)), Bars(console) as bars:
             work = tasks(study, plan, threads)

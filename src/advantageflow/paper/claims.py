@@ -31,7 +31,7 @@ from advantageflow.paper.experiments import (
 )
 from advantageflow.paper.study import Study, table1
 from advantageflow.reports.page import interval
-from advantageflow.statistics import Interval, paired_difference
+from advantageflow.statistics import Interval, t_interval
 from advantageflow.studies.compare import analyse
 from advantageflow.tables import markdown_table
 
@@ -112,7 +112,9 @@ def better_in_table(arm: str, other: str, guidance: float, study: Study) -> Find
     with_guidance = "without guidance" if guidance == 1 else f"guidance {guidance:g}"
     if min(len(ours), len(theirs)) < FEWEST_SEEDS:
         return None
-    return _verdict(paired_difference(ours, theirs[: len(ours)]), f"{with_guidance}: {arm} - {other}")
+    return _verdict(
+        t_interval([one - two for one, two in zip(ours, theirs, strict=False)]), f"{with_guidance}: {arm} - {other}"
+    )
 
 
 def _difference(panel: Panel, arm: str, other: str, study: Study) -> Interval | None:
@@ -124,7 +126,7 @@ def _difference(panel: Panel, arm: str, other: str, study: Study) -> Interval | 
     seeds = sorted(set(last[arm]) & set(last[other]))
     if len(seeds) < FEWEST_SEEDS:
         return None
-    return paired_difference([last[arm][seed] for seed in seeds], [last[other][seed] for seed in seeds])
+    return t_interval([last[arm][seed] - last[other][seed] for seed in seeds])
 
 
 def _verdict(difference: Interval | None, text: str) -> Finding | None:

@@ -16,6 +16,13 @@ from advantageflow.statistics import bootstrap_band, interpolate_curves
 from advantageflow.studies.record import AXES, SIGNS, Record
 from advantageflow.tables import markdown_table
 
+LEGEND = (
+    "before, after: mean held-out score over seeds, with its 95 % interval. p: of a paired t-test over seeds, "
+    "corrected for the number of arms (Holm). collapsed: runs that diverged, whose images became alike or whose score "
+    "fell. drift: ‖v - v_ref‖², how far the model has moved. diversity: variance of latents within a prompt, in the "
+    "first and last iteration. s / iteration: of drawing, scoring and learning.\n"
+)
+
 
 def base_score(result: Mapping[str, Any]) -> float:
     """The base model's held-out score, that of the best one where arms began with several."""

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from advantageflow.reports.comparison import draw_figure, draw_stability, table
+from advantageflow.reports.comparison import LEGEND, draw_figure, draw_stability, table
 from advantageflow.reports.comparison_page import write_comparison
 from advantageflow.run.checkpoint import write_atomic
 from advantageflow.studies.compare import Run, analyse
@@ -20,7 +20,7 @@ def write_all(runs: Sequence[Run], baseline: str, output: Path, score: str | Non
     records = [run.record() for run in runs if run.finished]
     result = analyse(records, baseline, score)
     write_atomic(output / "comparison.json", json.dumps(result, indent=2) + "\n")
-    write_atomic(output / "comparison.md", table(result))
+    write_atomic(output / "comparison.md", f"{table(result)}\n{LEGEND}")
     for axis in AXES:
         draw_figure({"": result}, axis, output / axis)
     draw_stability([record for record in records if record.label in result["arms"]], output / "stability")

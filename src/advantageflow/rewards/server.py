@@ -243,6 +243,17 @@ def app_from_environment() -> FastAPI:
     return create_app(name, load_reward(name), token=server_secret(), **settings)
 
 
+def greeting(name: str, host: str, port: int, with_token: bool) -> str:
+    """Where a reward is served, and how it is used and tried."""
+    named = f"[{host}]" if ":" in host else host
+    at, header = f"http://{named}:{port}", '-H "Authorization: Bearer $ADVANTAGEFLOW_TOKEN" ' if with_token else ""
+    return (
+        f"serving {name} at {at}; stop it with Ctrl-C\n"
+        f"  ready when this answers: curl {header}{at}/health\n"
+        f"  as a reward:             advantageflow train RECIPE reward={at}"
+    )
+
+
 def serve(name: str, host: str, port: int, workers: int, **settings: Any) -> None:
     """Run the server until it is stopped; dead worker processes are replaced.
 
@@ -257,6 +268,7 @@ def serve(name: str, host: str, port: int, workers: int, **settings: Any) -> Non
             f"--host {host} listens to other machines; set ADVANTAGEFLOW_TOKEN to a secret that clients must send"
         )
     check_reward(name)  # a mistake is told before the server starts; the workers load it
+    print(greeting(name, host, port, bool(secret)), flush=True)
     os.environ["ADVANTAGEFLOW_SERVE"] = json.dumps({"name": name, **settings})
     uvicorn.run(
         "advantageflow.rewards.server:app_from_environment",

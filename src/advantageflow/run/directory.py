@@ -1,7 +1,7 @@
 """The folder of one run: configuration, metrics, pictures, checkpoints, the exported adapter, and the summary.
 
 config.yaml      every value, defaults included
-environment.json versions, commit and machine
+environment.json versions, commit, machine, device, threads and command
 prompts.txt      how many prompts came from where, and the first two
 changes.jsonl    what `--resume` changed, and in which iteration
 metrics.jsonl    one line per iteration
@@ -29,7 +29,7 @@ from torch import Tensor
 
 from advantageflow.config import Config, ConfigError, RunSettings, check_config, dump_config
 from advantageflow.custom_code import RefusedError
-from advantageflow.environment import environment
+from advantageflow.environment import begun_with
 from advantageflow.errors import writing
 from advantageflow.places import check_folder
 from advantageflow.run.card import write_card
@@ -79,7 +79,8 @@ class RunDirectory:
         run = cls(path)
         run.samples.mkdir(parents=True, exist_ok=True)
         run.checkpoints.mkdir(exist_ok=True)
-        write_atomic(path / "environment.json", json.dumps(environment(), indent=2) + "\n")
+        begun = begun_with(config.model.device, config.run.threads)
+        write_atomic(path / "environment.json", json.dumps(begun, indent=2) + "\n")
         run.write_config(config)
         return run
 

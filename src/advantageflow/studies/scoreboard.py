@@ -6,7 +6,6 @@ Scores are written down image by image, so a stopped evaluation goes on where it
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -25,8 +24,7 @@ from advantageflow.run.changes import differing
 from advantageflow.run.checkpoint import write_atomic
 from advantageflow.run.grids import labelled_grid
 from advantageflow.run.stored import DamagedError, read_object, read_rows
-from advantageflow.statistics import Interval, mean_interval
-from advantageflow.tables import markdown_table
+from advantageflow.statistics import Interval, mean_interval, mean_of_means, paired_difference
 from advantageflow.world import World
 
 if TYPE_CHECKING:
@@ -106,21 +104,17 @@ def summarize(rows: list[Row]) -> dict[str, dict[str, Interval]]:
             tasks.setdefault(task, []).append(row["scores"][label])
         if len(tasks) > 1:
             means = {task: mean_interval(found) for task, found in tasks.items()}
-            width = math.sqrt(sum(mean.half_width**2 for mean in means.values())) / len(means)
-            overall = sum(mean.value for mean in means.values()) / len(means)
-            table[label] |= {"tasks": Interval(overall, overall - width, overall + width), **means}
+            table[label] |= {"tasks": mean_of_means(list(means.values())), **means}
     return table
 
 
 def difference(rows: list[Row], others: list[Row], label: str) -> Interval:
     """Mean paired difference of a score, `rows` - `others`: image by image, on the same prompts and noise."""
-    return mean_interval(
-        [one["scores"][label] - other["scores"][label] for one, other in zip(rows, others, strict=True)]
-    )
+    return paired_difference([row["scores"][label] for row in rows], [row["scores"][label] for row in others])
 
 
-def markdown(columns: Mapping[str, list[Row]]) -> str:
-    """The table of all columns; from the second on with the paired difference to the first."""
+def table(columns: Mapping[str, list[Row]]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of all columns; from the second on with the paired difference to the first."""
     first = next(iter(columns.values()))
     tables = {name: summarize(rows) for name, rows in columns.items()}
     lines = []
@@ -132,17 +126,22 @@ def markdown(columns: Mapping[str, list[Row]]) -> str:
         if len(columns) > 1:
             changes = ["", *(difference(rows, first, label).plus_minus() for rows in list(columns.values())[1:])]
             lines.append([f"{label}, paired difference to the first", *changes])
-    return markdown_table(["score", *columns], lines)
+    return ["score", *columns], lines
 
 
 def as_json(columns: Mapping[str, list[Row]]) -> dict[str, Any]:
     return {
         name: {
-            label: {part: {"mean": mean.value, "half_width": mean.half_width} for part, mean in parts.items()}
-            for label, parts in summarize(rows).items()
+            label: {part: _as_json(mean) for part, mean in parts.items()} for label, parts in summarize(rows).items()
         }
         for name, rows in columns.items()
     }
+
+
+def _as_json(mean: Interval) -> dict[str, float | None]:
+    found = mean.plain()
+    half = mean.half_width if found["low"] is not None else None
+    return {"mean": mean.value, "low": found["low"], "high": found["high"], "half_width": half}
 
 
 def reward_contents(named: Mapping[str, str], functions: Mapping[str, Reward]) -> dict[str, list[str | None]]:

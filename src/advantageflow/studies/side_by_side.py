@@ -11,7 +11,6 @@ from typing import Any
 
 from PIL.Image import Image as PILImage
 from rich.console import Console
-from rich.markdown import Markdown
 
 from advantageflow.config import Config, ConfigError, check_label
 from advantageflow.errors import shown
@@ -34,11 +33,12 @@ from advantageflow.studies.drawing import write_pictures
 from advantageflow.studies.scoreboard import (
     as_json,
     keep_for,
-    markdown,
     open_folder,
     reward_contents,
     score_images,
+    table,
 )
+from advantageflow.tables import folded_table, markdown_table
 from advantageflow.world import World, joined
 
 RewardsLike = str | Reward | Sequence[str | Reward] | Mapping[str, str | Reward]
@@ -117,13 +117,13 @@ def _evaluate(
     say(console, f"prompts: {prompts.describe()}")
     contents = reward_contents(named, functions) if folder else {}
     columns = _columns(console, candidates, scales, chosen, prompts, functions, folder, contents, world)
-    table = markdown(columns)
+    header, lines = table(columns)
     title = f"{chosen['images']} images, {chosen['steps']} steps, guidance {chosen['guidance']}"
-    console.print(Markdown(f"**{title}**\n\n{table}"))
+    console.print(folded_table(header, lines, title))
     means = {"images": chosen["images"], **settings, "models": as_json(columns)}
     if folder:
         write_atomic(folder / "scores.json", json.dumps(means, indent=2) + "\n")
-        write_atomic(folder / "scores.md", f"# {title}\n\n{table}")
+        write_atomic(folder / "scores.md", f"# {title}\n\n{markdown_table(header, lines)}")
         say(console, f"tables and grids: {folder}")
     return means
 
