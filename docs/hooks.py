@@ -10,6 +10,7 @@ import posixpath
 import re
 from pathlib import Path
 
+import reference
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -21,12 +22,14 @@ LINK = re.compile(r"(?<=\]\()([^()\s#]+)(?=[)#])")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Bring in what stands outside of docs/."""
+    """Bring in what stands outside of docs/, and what is written from the code."""
     pictures = sorted((ROOT / "results").rglob("*.png"))
     outside = {file: ROOT / name for name, file in PAGES.items()}
     outside |= {path.relative_to(ROOT).as_posix(): path for path in pictures}
     for file, path in outside.items():
         files.append(File.generated(config, file, abs_src_path=str(path)))
+    for file, text in reference.pages().items():
+        files.append(File.generated(config, file, content=text))
     return files
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    **dict.fromkeys(("Run", "evaluate", "report", "sample", "train"), "api"),
+    **dict.fromkeys(("train", "evaluate", "sample", "report", "Run"), "api"),
     "load_config": "config",
     **dict.fromkeys(("ConfigError", "NonFiniteError"), "errors"),
 }

@@ -59,18 +59,16 @@ def group_advantages(
 ) -> Tensor:
     """Advantages of a batch, each prompt's mean reward being the baseline.
 
-    centered_rms: A = clip((r - mean_prompt) / Z), Z the root mean square over the batch of the centred rewards
-        (AdvantageFlow, eq. 6).
-    raw_std: z = clip((r - mean_prompt) / (std + 1e-4)), std over the batch of the raw rewards, so that differences
-        between prompts enlarge it (the code of arXiv 2509.16117 and 2505.05470; their clip is 5).
-    centered: A = clip(r - mean_prompt).
-    group_std: A = clip((r - mean_prompt) / (std_prompt + 1e-8)), the unbiased std of the prompt's own rewards.
-    group_softmax: A = clip(K p - 1), p the softmax over the prompt's K images of (r - mean_prompt) / (temperature Z)
-        (arXiv 2606.30376, whose Z is that of raw_std); 1 + A are weights with mean 1.
-
-    group_best: the same at temperature 0: A = clip(K / n - 1) for the n best images of a prompt, and -1 for the others.
-
-    group_rank: A is the rank among the prompt's images, from -1 for the worst to 1 for the best; equals share theirs.
+    - centered_rms: A = clip((r - mean_prompt) / Z), Z the root mean square over the batch of the centred rewards
+      (AdvantageFlow, eq. 6).
+    - raw_std: z = clip((r - mean_prompt) / (std + 1e-4)), std over the batch of the raw rewards, so that differences
+      between prompts enlarge it (the code of arXiv 2509.16117 and 2505.05470; their clip is 5).
+    - centered: A = clip(r - mean_prompt).
+    - group_std: A = clip((r - mean_prompt) / (std_prompt + 1e-8)), the unbiased std of the prompt's own rewards.
+    - group_softmax: A = clip(K p - 1), p the softmax over the prompt's K images of (r - mean_prompt) / (temperature Z)
+      (arXiv 2606.30376, whose Z is that of raw_std); 1 + A are weights with mean 1.
+    - group_best: the same at temperature 0: A = clip(K / n - 1) for the n best images of a prompt; -1 for others.
+    - group_rank: A is the rank among the prompt's images, from -1 for the worst to 1 for the best; equals share theirs.
 
     A group whose rewards are all equal gets exactly 0; `zero_variance_groups` counts these.
 
