@@ -36,7 +36,7 @@ trainer building
 rehearsal
 studies
 launcher
-bench
+bench doctor
 reports
 paper
 api

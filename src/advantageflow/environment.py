@@ -29,7 +29,7 @@ def environment() -> dict[str, Any]:
         **versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": processor(),
         "cpus": os.cpu_count(),
         "gpus": devices,
         "driver": driver(),
@@ -88,7 +88,8 @@ def _git(*arguments: str, folder: Path) -> str:
     ).stdout.strip()
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of the CPU."""
     file = Path("/proc/cpuinfo")
     if file.exists():
         for line in file.read_text(encoding="utf-8").splitlines():

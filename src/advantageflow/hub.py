@@ -9,6 +9,7 @@ from typing import Literal, overload
 from advantageflow.errors import ConfigError, shown
 
 PROBE_SECONDS = 5
+GATED = ("stabilityai/stable-diffusion-3.5-medium", "stabilityai/stable-diffusion-3.5-large")  # of what recipes name
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")  # code may run where these are opened: they are not
 
 
@@ -34,6 +35,43 @@ def commit_of_hub(repository: str, file: str) -> str | None:
         return None
     parts = Path(found).parts
     return parts[parts.index("snapshots") + 1]
+
+
+def cache_folder() -> Path:
+    """Where what is fetched is kept."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def is_cached(repository: str) -> bool:
+    """Whether something of a model's repository was fetched before."""
+    snapshots = cache_folder() / f"models--{repository.replace('/', '--')}" / "snapshots"
+    return snapshots.is_dir() and any(snapshots.iterdir())
+
+
+def is_logged_in() -> bool:
+    """Whether there is a token; whether the hub takes it is not asked."""
+    from huggingface_hub import get_token
+
+    return get_token() is not None
+
+
+def account() -> str | None:
+    """Ask the hub whose token this is; None without one.
+
+    Raises:
+        ConfigError: the hub does not take the token, or cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    if not is_logged_in():
+        return None
+    try:
+        return str(HfApi().whoami()["name"])
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"the hub was asked whose token this is, and failed: {reason}; hf auth login") from error
 
 
 @overload
@@ -97,7 +135,6 @@ def check_repository(repository: str, dry_run: bool = False) -> None:
     Raises:
         ConfigError: it is not OWNER/NAME, or nobody is logged in, which a dry run needs not.
     """
-    from huggingface_hub import get_token
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils._validators import validate_repo_id
 
@@ -107,7 +144,7 @@ def check_repository(repository: str, dry_run: bool = False) -> None:
             raise HFValidationError("an owner is missing")
     except HFValidationError as error:
         raise ConfigError(f"{shown(repository)} is no repository of the hub; give OWNER/NAME: {error}") from error
-    if not dry_run and not get_token():
+    if not dry_run and not is_logged_in():
         raise ConfigError(
             "nobody is logged in at the hub; log in with: hf auth login, or set HF_TOKEN; --dry-run needs none"
         )

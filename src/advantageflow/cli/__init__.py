@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from advantageflow.cli.benchmark import bench
 from advantageflow.cli.custom_code import refusable
+from advantageflow.cli.doctor import doctor
 from advantageflow.cli.exporting import export
 from advantageflow.cli.failures import INTERRUPTED, Interruption, explain
 from advantageflow.cli.listing import recipes
@@ -147,7 +148,21 @@ app = typer.Typer(
     "advantageflow COMMAND --help · advantageflow doctor",
 )
 app.callback()(_options)
-for command in (train, recipes, export, push, evaluate, sample, report, compare, reproduce, bench, methods, serve):
+for command in (
+    train,
+    recipes,
+    export,
+    push,
+    evaluate,
+    sample,
+    report,
+    compare,
+    reproduce,
+    bench,
+    methods,
+    serve,
+    doctor,
+):
     app.command()(refusable(command))
 app.add_typer(rewards_app, name="rewards")
 app.add_typer(pretrain_app, name="pretrain")
