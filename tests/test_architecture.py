@@ -22,7 +22,7 @@ pictures hub environment statistics tables adapter_names
 flow solvers walks advantages drafts untrained
 objectives
 worlds prompts.geneval prompts.ocr
-rewards
+rewards trackers
 config config_types config_rules config_sections methods evaluated reading
 settings shipped
 prompts pairs

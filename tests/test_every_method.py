@@ -11,7 +11,6 @@ from advantageflow.bench.calls import needed, recorded
 from advantageflow.bench.iteration import varied
 from advantageflow.objectives import names
 from advantageflow.plan import make_plan
-from advantageflow.run.metrics import MetricsWriter
 
 SIZES = (5, 64)
 
@@ -20,14 +19,14 @@ SIZES = (5, 64)
 def ran(request, tmp_path_factory, tiny_pipeline_folder):
     """Two iterations of a method: in the first calls are counted, in the second it learns in batches of two sizes."""
     trainer = parted(request.param, tmp_path_factory.mktemp("every") / "run", tiny_pipeline_folder)
-    plan, start, writer = make_plan(trainer.config), weights(trainer), MetricsWriter(trainer.directory)
+    plan, start, write = make_plan(trainer.config), weights(trainer), trainer.directory.append_metrics
     counted = counting(trainer)
     with recorded(trainer) as noted:
-        writer.write(trainer.iterate())
+        write(trainer.iterate())
     counted, moved = dict(counted), not torch.equal(weights(trainer), start)
     with pytest.MonkeyPatch.context() as patch:
         gradients = learning_twice(trainer, patch)
-        writer.write(trainer.iterate())
+        write(trainer.iterate())
     rows = trainer.directory.metrics()
     return SimpleNamespace(
         trainer=trainer, plan=plan, moved=moved, counted=counted, noted=noted, gradients=gradients, rows=rows

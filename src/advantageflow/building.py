@@ -43,6 +43,7 @@ from advantageflow.run.progress import Display, say
 from advantageflow.run.provenance import of_inputs, of_model
 from advantageflow.run.summary import print_summary
 from advantageflow.sharding import check_sharding, shard
+from advantageflow.trackers import check_ready
 from advantageflow.world import World, calling_together, joined
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def train_new(config: Config, folder: Path, console: Console, given: Mapping[str
         world.check_same({"command": "train", "settings": of_value(flat(config))})
         world = world.patient(_patience(config))
         world.share(partial(RunDirectory.check_new, folder))
+        world.share(partial(check_ready, config.run.trackers))
         inputs = load_inputs(config, console, given)
         with _owned(folder, world):
             directory = RunDirectory.create(folder, config) if world.rank == 0 else Bystander(folder)
@@ -114,6 +116,7 @@ def train_on(
             directory, config, summary = _open(folder, overrides, world)
             if not finished(config, summary):
                 world = world.patient(_patience(config))
+                world.share(partial(check_ready, config.run.trackers))
                 inputs = load_inputs(config, console, given)
                 trainer = build(config, directory, inputs, console, accept_changes=accept_changes, world=world)
                 _train(trainer, console)

@@ -23,6 +23,7 @@ ALLOWED = {
     "policy.rollout_decay": "allowed: a schedule (0, 1 or 2) or a constant between 0 and 1",
     "reward": "allowed: a reward's name, names with their weights: {pickscore: 1}, or a list of one reward's servers",
     "rollout.batch_size": _BATCH,
+    "run.trackers": "allowed: any of tensorboard, wandb, trackio, mlflow; [] is none",
     "rollout.images_per_prompt": "a group needs at least 2 images to compare",
 }
 MOST_SENTENCES = 3

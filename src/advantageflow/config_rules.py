@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from advantageflow.errors import ConfigError, shown
+from advantageflow.trackers import check_names
 
 if TYPE_CHECKING:
     from advantageflow.config import Config
@@ -55,6 +56,7 @@ def check_combination(config: Config) -> None:
             f"run.best is {shown(config.run.best)}; allowed: a label of evaluation.rewards, "
             f"{', '.join(config.evaluation.rewards)}"
         )
+    check_names(config.run.trackers)
 
 
 def check_method(config: Config, method: Method, odes: tuple[str, ...], sdes: tuple[str, ...]) -> None:

@@ -19,6 +19,7 @@ from advantageflow.config_types import (
     Pixels,
     Positive,
     Section,
+    Trackers,
 )
 from advantageflow.evaluated import DEFAULT_REWARD
 from advantageflow.rewards.own import pooled
@@ -258,3 +259,4 @@ class RunSettings(Section):
         10, description="iterations between measurements of gradients by the advantage's sign; 0 for never"
     )
     threads: Annotated[int, Field(ge=0, le=1024)] = Field(0, description="CPU threads; 0 for PyTorch's choice")
+    trackers: Trackers = Field([], description="that show the run, beside its folder")

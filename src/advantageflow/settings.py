@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from advantageflow import trackers
 from advantageflow.config import WORLDS, Config, default_config, load_config
 from advantageflow.config_errors import ALLOWED, nearest
 from advantageflow.errors import ConfigError, shown
@@ -24,7 +25,11 @@ from advantageflow.reading import recipe_names
 from advantageflow.rewards import BUILT_IN
 
 WORDS = "allowed: "
-CHOICES = {"model.path": tuple(WORLDS), "reward": tuple(BUILT_IN)}  # those that have a name
+CHOICES = {
+    "model.path": tuple(WORLDS),
+    "reward": tuple(BUILT_IN),
+    "run.trackers": tuple(trackers.names()),
+}  # those that have a name
 
 
 @dataclass(frozen=True)

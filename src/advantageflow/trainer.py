@@ -37,8 +37,9 @@ from advantageflow.rewards.scoring import Scorer
 from advantageflow.run.directory import RunDirectory
 from advantageflow.run.held_out import HeldOut
 from advantageflow.run.keeper import Copy, Keeper
-from advantageflow.run.metrics import MetricsWriter, reward_metrics
+from advantageflow.run.metrics import reward_metrics
 from advantageflow.run.progress import Display
+from advantageflow.run.tracking import Tracking
 from advantageflow.run.watch import Watch, constant_rewards_advice
 from advantageflow.seeding import Stream, address_seed
 from advantageflow.sources import source_of
@@ -105,7 +106,7 @@ class Trainer:
         )
         self.iteration = 0
         self.evaluation: dict[str, Any] | None = None  # of the weights as they are now
-        self.watch = Watch(config)
+        self.watch, self.tracking = Watch(config), Tracking(config, directory, display)
         state = (model, self.policy, self.learner.optimizer, self.learner.scaler)
         self.keeper = Keeper(config, directory, *state, display.warn, provenance or {}, accept_changes, self.world)
         self.seconds = dict.fromkeys((*TRAINING, "evaluating"), 0.0)
@@ -122,19 +123,20 @@ class Trainer:
             ConfigError: rewards were constant for `run.constant_rewards_stop` iterations; a checkpoint was saved.
             LostError: another process of the run has ended.
         """
-        try:
-            self._resume()
-            return self._run()
-        except AskedToStopError:
-            self._undo()
-            if self.keeper.saved != self.iteration:
-                self._save()
-            self.directory.export(self.iteration)
-            self.world.share(lambda: None)  # no process ends before the first has saved
-            return None
+        with self.tracking:
+            try:
+                self._resume()
+                return self._run()
+            except AskedToStopError:
+                self._undo()
+                if self.keeper.saved != self.iteration:
+                    self._save()
+                self.directory.export(self.iteration)
+                self.world.share(lambda: None)  # no process ends before the first has saved
+                return None
 
     def _run(self) -> dict[str, Any]:
-        writer = MetricsWriter(self.directory)
+        self.tracking.begin(self.iteration - self.done, self.watch.rows)
         if not self.done:
             self.directory.unfinish()
         while not self.done:
@@ -143,11 +145,13 @@ class Trainer:
             if self.config.evaluation.is_due(self.iteration) and not self.done:
                 row |= self._evaluate()
             self._begun = None
-            writer.write(row)
+            self.directory.append_metrics(row)
             self.watch.see(row)
             self.display.iteration_done(row)
             if self.iteration % self.config.run.samples_every == 0 and not self.done:
                 self._draw_samples()
+            if not self.done:
+                self.tracking.tell(self.iteration, self.held_out.before)
             last = self.done or self.watch.stops
             if last or self.evaluation or self.keeper.is_time(self.iteration):
                 self._save()
@@ -244,6 +248,7 @@ class Trainer:
         }
         self.held_out.draw_curve(found["evaluation"], self._training_seconds())
         self.directory.write_summary(summary)
+        self.tracking.tell(self.iteration, self.held_out.before, found)
         return summary
 
     def _training_seconds(self) -> float:

@@ -5,6 +5,7 @@ environment.json versions, commit, machine, device, threads and command
 prompts.txt      how many prompts came from where, and the first two
 changes.jsonl    what `--resume` changed, and in which iteration
 metrics.jsonl    one line per iteration
+tracking.json    the id under which trackers know the run, where there are any
 curve.png        reward and score against time
 samples/         the same prompts and seeds through training: NNNNNN/, each picture at its own size; NNNNNN.json, their
                  prompts, tasks and scores; NNNNNN.png, all of them labelled

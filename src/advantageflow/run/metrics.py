@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from advantageflow.learning.base import Terms
-from advantageflow.run.directory import RunDirectory
 
 
 def reward_metrics(rewards: Tensor, scores: Mapping[str, Tensor]) -> dict[str, float]:
@@ -48,26 +46,3 @@ def mean_or_none(values: Tensor) -> float | None:
     """The mean of the values that are not NaN, which stands for "not known here"; None if there are none."""
     known = values[~torch.isnan(values)]
     return known.mean().item() if len(known) else None
-
-
-class MetricsWriter:
-    """Appends rows to metrics.jsonl, and to TensorBoard where that is installed."""
-
-    def __init__(self, directory: RunDirectory) -> None:
-        self.directory = directory
-        self._board: Any = None
-        if not directory.writes:
-            return
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            return
-        self._board = SummaryWriter(str(directory.path / "tensorboard"))
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        self.directory.append_metrics(row)
-        if self._board is not None:
-            for name, value in row.items():
-                if isinstance(value, int | float):
-                    self._board.add_scalar(name, value, row["iteration"])
-            self._board.flush()
