@@ -268,6 +268,7 @@ def test_a_comparison_goes_on_beside_an_arm_that_diverges_and_says_why(tmp_path,
         ),
         (3, "", "diverged after 0 iterations: see "),
         (1, "error: the loss is nan\n", None),
+        (2, "error: the disk is full\n", None),
         (-9, "", None),
     ],
 )
@@ -280,7 +281,8 @@ def test_how_a_run_ended_is_its_exit_code_and_not_its_log(code, log, told, tmp_p
 
     monkeypatch.setattr("advantageflow.studies.children.run", child)
     if told is None:
-        with pytest.raises(ConfigError, match=rf"a-0 failed with exit code {code}; see .*a-0\.log"):
+        why = log.replace("error", "").strip()  # what the run said last
+        with pytest.raises(ConfigError, match=rf"a-0 failed with exit code {code}{why}; see .*a-0\.log"):
             finish(here, 1)
         assert not here.finished
     else:

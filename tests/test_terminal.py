@@ -149,6 +149,12 @@ def test_a_difference_has_half_its_interval_but_for_one_image():
     assert change({"value": -0.5, "low": None, "high": None}) == "-.500"
 
 
+def test_a_difference_that_is_small_beside_its_score_is_not_rounded_away():
+    """As of a reward whose values lie close together: this one is more than its interval."""
+    assert change({"value": 0.000328, "low": 0.000184, "high": 0.000472}) == "+.0003 ± .0001"
+    assert change({"value": 0.0, "low": 0.0, "high": 0.0}) == "+.000 ± .000"
+
+
 def test_the_time_left_counts_iterations_and_evaluations():
     settings = config(
         run={"iterations": 10, "samples_every": 100}, evaluation={"num_images": 52, "every": 4, "rewards": {"a": "x:y"}}

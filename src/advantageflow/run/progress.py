@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Iterable, Mapping
@@ -206,13 +207,20 @@ class Display:
             self.say(self._pace.expected(done, last))
 
 
-def number(value: float, sign: str = "") -> str:
-    """A score with three decimals, as in .381; with "+" as `sign` also where it is positive."""
-    return re.sub(r"^([+-]?)0\.", r"\1.", f"{value:{sign}.3f}")
+def number(value: float, sign: str = "", decimals: int = 3) -> str:
+    """A score, as in .381; with "+" as `sign` also where it is positive."""
+    return re.sub(r"^([+-]?)0\.", r"\1.", f"{value:{sign}.{decimals}f}")
 
 
 def change(difference: Mapping[str, float | None]) -> str:
-    """A difference with half the width of its interval, as in +.037 ± .020; of one image there is none."""
+    """A difference with half the width of its interval, as in +.037 ± .020; of one image there is none.
+
+    Three decimals, and more where the interval is narrower than that: scores have scales of their own.
+    """
     value, low, high = (difference[key] for key in ("value", "low", "high"))
     assert value is not None
-    return number(value, "+") + (f" ± {number((high - low) / 2)}" if low is not None and high is not None else "")
+    if low is None or high is None:
+        return number(value, "+")
+    half = (high - low) / 2
+    decimals = max(3, -math.floor(math.log10(half))) if half > 0 else 3
+    return f"{number(value, '+', decimals)} ± {number(half, decimals=decimals)}"

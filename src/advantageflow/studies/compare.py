@@ -214,14 +214,17 @@ def finish(run: Run, threads: int, processes: int = 1) -> None:
         command += ["--processes", str(processes)] if processes > 1 else []
         code = children.run(command, child_environment(threads, processes), stdout=file, stderr=file).returncode
     if code == NonFiniteError.exit_code:
-        told = [
-            line
-            for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
-            if line.startswith("error: ")
-        ]
-        write_atomic(run.beside(".diverged"), (told[-1].removeprefix("error: ") if told else f"see {log}") + "\n")
+        write_atomic(run.beside(".diverged"), (last_error(log) or f"see {log}") + "\n")
     elif code != 0:
-        raise ConfigError(f"the run {run.folder} failed with exit code {code}; see {log}")
+        told = last_error(log)
+        raise ConfigError(f"the run {run.folder} failed with exit code {code}{f': {told}' if told else ''}; see {log}")
+
+
+def last_error(log: Path) -> str | None:
+    """The last sentence that a command ended with, as its log has it; None where it told none."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return told[-1] if told else None
 
 
 def finish_all(runs: Sequence[Run], *, jobs: int, threads: int, processes: int = 1) -> Iterator[Run]:
