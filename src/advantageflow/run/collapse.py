@@ -27,6 +27,6 @@ def variety_warning(diversity: Sequence[float | None]) -> str:
     """What a user is told where `lost_variety` holds."""
     return (
         f"collapse: the images of a prompt have become alike (diversity {diversity[-1]:.3g} in iteration "
-        f"{len(diversity)}, {diversity[0]:.3g} in the first); a larger weight of the rollout or reference term, or a "
-        "smaller learn.learning_rate, holds the policy closer"
+        f"{len(diversity)}, {diversity[0]:.3g} in the first); a rollout policy that lags (policy.rollout_decay=0.8), a "
+        "larger weight of the rollout or reference term, or a smaller learn.learning_rate holds the policy closer"
     )
