@@ -114,6 +114,7 @@ def test_a_recipe_that_is_not_there(recipe, told, tmp_path, monkeypatch):
     (tmp_path / "mine.yaml").write_text("extends: scenes")
     code, _, error = command_line("train", recipe)
     assert (code, told.format(here=tmp_path) in error) == (2, True), error
+    assert "there can be no recipe" not in error
     assert len(error) < 300
 
 

@@ -156,10 +156,11 @@ def _find(recipe: str, extended_by: Path | None) -> Path:
         places += [RECIPES / path] if recipe in recipe_names() else []
         found = [place for place in places if place.exists()]
         others = [place for place in found if not (extended_by and place.samefile(extended_by))]
-        if not found:
-            raise ConfigError(_no_file(path, extended_by) if is_path else _no_recipe(recipe))
+        missing = "" if found else _no_file(path, extended_by) if is_path else _no_recipe(recipe)
     except (OSError, ValueError, RuntimeError) as error:  # a name that is too long, or an unknown ~user
         raise ConfigError(f"there can be no recipe {shown(recipe)}: {getattr(error, 'strerror', error)}") from None
+    if missing:
+        raise ConfigError(missing)
     return (others or found)[0]
 
 
