@@ -96,8 +96,6 @@ def train(
     console = speaking(quiet)
     name, typed = recipe_and_changes(recipe, changes)
     folder = Path(resume or output or Path("runs") / f"{Path(name).stem}-{time.strftime('%Y%m%d-%H%M%S')}")
-    what = "going on with" if resume else f"{Path(name).stem},"
-    say(console, cut(f"AdvantageFlow: {what} run folder {folder}", 400))  # before what takes seconds to import
     typed += [as_change(key, value) for key, value in settings.items()]
     given, weights = _named(reward)
     if resume is not None:
@@ -105,6 +103,7 @@ def train(
             raise ConfigError("resume continues a run in its folder; give no recipe and no output with it")
         if reward is not None and not given:
             raise ConfigError("resume goes on with the run's own rewards; give reward only where it is a function")
+        say(console, cut(f"AdvantageFlow: going on with run folder {folder}", 400))  # the import takes seconds
         from advantageflow.building import train_on
 
         train_on(folder, typed, console, given, accept_changes=accept_changes)
@@ -114,6 +113,7 @@ def train(
     from advantageflow.config import load_config
 
     config = load_config(name, typed)
+    say(console, cut(f"AdvantageFlow: {Path(name).stem}, run folder {folder}", 400))  # the import takes seconds
     from advantageflow.building import train_new
 
     train_new(config, folder, console, given)
