@@ -29,6 +29,7 @@ from advantageflow.cli.rewards import serve
 from advantageflow.cli.sampling import evaluate, sample
 from advantageflow.cli.studies import compare, report, reproduce
 from advantageflow.cli.training import train
+from advantageflow.cli.watching import watch
 from advantageflow.errors import ConfigError
 from advantageflow.ranks import check_single_process
 from advantageflow.studies.children import end_with_parent
@@ -156,6 +157,7 @@ for command in (
     evaluate,
     sample,
     report,
+    watch,
     compare,
     reproduce,
     bench,

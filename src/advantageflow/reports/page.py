@@ -128,12 +128,11 @@ def plotly_js() -> str:
     return text
 
 
-def write_page(template: str, page: Mapping[str, Any], library: str, output: Path) -> Path:
+def render(template: str, page: Mapping[str, Any], library: str) -> str:
+    """A page as HTML."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    if output.is_dir():
-        raise ConfigError(f"{output} is a folder; give a file, such as {output / 'report.html'}")
     environment = Environment(
         loader=PackageLoader("advantageflow.reports"),
         autoescape=True,
@@ -151,6 +150,12 @@ def write_page(template: str, page: Mapping[str, Any], library: str, output: Pat
         "gibibytes": gibibytes,
         "wrappable": wrappable,
     }
+    return environment.get_template(template).render({"live": None, **page}, library=Markup(library))
+
+
+def write_page(template: str, page: Mapping[str, Any], library: str, output: Path) -> Path:
+    if output.is_dir():
+        raise ConfigError(f"{output} is a folder; give a file, such as {output / 'report.html'}")
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(output, environment.get_template(template).render(page, library=Markup(library)))
+    write_atomic(output, render(template, page, library))
     return output

@@ -15,6 +15,8 @@ from advantageflow.reports.run_charts import learning_charts, score_charts
 from advantageflow.reports.run_tables import changes_table, costs, environments, settings_table, task_table
 from advantageflow.run.collapse import lost_variety
 
+TEMPLATE = "report.html.jinja"
+
 
 def write_report(folders: Sequence[Path], output: Path) -> Path:
     """One or several runs, finished or not, as one HTML file.
@@ -23,9 +25,18 @@ def write_report(folders: Sequence[Path], output: Path) -> Path:
         ConfigError: a folder holds no run, `output` is a folder, or plotly or jinja2 is missing.
     """
     library = plotly_js()
+    return write_page(TEMPLATE, contents(folders), library, output)
+
+
+def contents(folders: Sequence[Path]) -> dict[str, Any]:
+    """What the template is filled with.
+
+    Raises:
+        ConfigError: a folder holds no run, not one finished iteration, or a damaged file.
+    """
     runs = [load_run(folder, name, len(folders)) for folder, name in zip(folders, names(folders), strict=True)]
     unit, per_unit = time_unit(max(run.rows[-1]["seconds/training"] for run in runs))
-    page = {
+    return {
         "title": f"Report of {listed([run.name for run in runs])}",
         "axes": axes(unit),
         "runs": runs,
@@ -41,7 +52,6 @@ def write_report(folders: Sequence[Path], output: Path) -> Path:
         "costs": costs(runs),
         "palette": palette([run.method for run in runs]),
     }
-    return write_page("report.html.jinja", page, library, output)
 
 
 def sentence(run: ReportedRun) -> str:
