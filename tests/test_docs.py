@@ -26,7 +26,7 @@ from advantageflow.settings import about, settings
 from advantageflow.studies.compare import parse_arms
 
 COMMANDS = sorted({command for page in PAGES for command in commands(page)}, key=str)
-OURS = [command for command in COMMANDS if command.words[0] == "advantageflow" and command.words[1:] != ("watch",)]
+OURS = [command for command in COMMANDS if command.words[0] == "advantageflow"]
 STANDS_FOR_SOMETHING = re.compile(r"\b[A-Z]{2,}\b|…|\.\.\.|^\[|\]$")  # RECIPE, KEY=VALUE, [OPTIONS]
 LOOKS = ("recipes", "methods", "--help", "--version", "--plan", "--settings")  # which cost next to nothing
 WORKS = ("sample", "evaluate", "export", "push", "report")  # on a run that is there
@@ -92,7 +92,9 @@ def test_a_command_that_is_shown_is_one(command, folder):
     name = "advantageflow"
     while words and words[0] in getattr(group, "commands", {}):
         group, name = group.commands[words[0]], words.pop(0)
-    known = {option for parameter in group.params for option in parameter.opts} | {"--help"}
+    known = {option for parameter in group.params for option in (*parameter.opts, *parameter.secondary_opts)} | {
+        "--help"
+    }
     shown = {word.strip("[]").partition("=")[0] for word in words if word.strip("[").startswith("--")}
     assert shown <= known, f"{name} has no {shown - known}"
     in_part = command.told and any(map(stands_for_something, words))  # and so is what its arguments would be
