@@ -297,6 +297,22 @@ def test_a_run_starts_from_an_adapter_and_exports_both_as_one(tiny_model, tmp_pa
         torch.testing.assert_close(velocity(whole), velocity(begun), atol=1e-4, rtol=1e-4)
 
 
+def test_adapters_are_added_with_their_weights_as_diffusers_does(tiny_model, tmp_path):
+    path, places = tiny_model.settings.path, [tmp_path / "one", tmp_path / "other"]
+    parts = [factors(tiny_model.transformer, only=only) for only in ("attn", "ff.net.2")]
+    for place, part in zip(places, parts, strict=True):
+        write_adapter(place, named(part), {})
+    both = load_model(path)
+    assert {*both.load_adapter(f"{places[0]}:0.7+{places[1]}").layers} == {*parts[0], *parts[1]}
+    plain = load_model(path)
+    for place, name in zip(places, "ab", strict=True):
+        plain.pipeline.load_lora_weights(place, adapter_name=name)
+    plain.pipeline.set_adapters(["a", "b"], [0.7, 1.0])
+    torch.testing.assert_close(velocity(both), velocity(plain), atol=1e-4, rtol=1e-4)
+    with pytest.raises(ConfigError, match="has the weight 'much'; allowed: a number"):
+        load_model(path).load_adapter(f"{places[0]}:much")
+
+
 def test_half_precision_bases_are_rounded_once(tiny_pipeline_folder, tmp_path):
     base = load_model(str(tiny_pipeline_folder), dtype="bfloat16")
     pairs = factors(base.transformer, only="attn")

@@ -11,7 +11,7 @@ import logging
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from advantageflow import __version__, fingerprint
 from advantageflow.adapter_names import bare_name, has_swapped_halves, known_names, without_network
 from advantageflow.config import Config
 from advantageflow.environment import commit
-from advantageflow.errors import ConfigError, NonFiniteError
+from advantageflow.errors import ConfigError, NonFiniteError, shown
 from advantageflow.hub import PICKLED, file_of_hub
 
 FILE = "pytorch_lora_weights.safetensors"
@@ -45,6 +45,7 @@ UNSUPPORTED = {
     ".bias": "a bias",
 }
 _FACTOR = re.compile(r"(.+)\.(lora_A|lora_B|lora_down|lora_up|lora\.down|lora\.up)(?:\.default)?\.weight")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)")
 _ALPHA = re.compile(r"(.+)\.alpha")
 
 log = logging.getLogger(__name__)
@@ -55,12 +56,14 @@ class AdapterFile:
     """What an adapter's file holds, not yet fitted to a model.
 
     settings: of peft, where the file comes with some; about: what our export says of itself.
+    weight: that it is added with.
     """
 
     source: str
     tensors: dict[str, Tensor]
     settings: Mapping[str, Any]
     about: Mapping[str, Any]
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,27 @@ class Adapter:
     def __str__(self) -> str:
         ranks = sorted({len(a) for a, _ in self.layers.values()})
         return f"{len(self.layers)} layers of rank {', '.join(map(str, ranks))}"
+
+
+def read_adapters(source: str) -> list[AdapterFile]:
+    """Read adapters that are added: ADAPTER, or ADAPTER:WEIGHT+ADAPTER:WEIGHT and so on, a weight being 1 by default.
+
+    Raises:
+        ConfigError: a weight is no number, or see `read_adapter`.
+    """
+    if Path(source).expanduser().exists():
+        return [read_adapter(source)]
+    found = []
+    for part in source.split("+"):
+        name, colon, weight = part.rpartition(":")
+        if not colon or Path(part).expanduser().exists():
+            name, weight = part, "1"
+        if not _NUMBER.fullmatch(weight):
+            raise ConfigError(
+                f"the adapter {shown(part)} has the weight {shown(weight)}; allowed: a number, as in {name}:0.8"
+            )
+        found.append(replace(read_adapter(name), weight=float(weight)))
+    return found
 
 
 def read_adapter(source: str) -> AdapterFile:
@@ -205,7 +229,7 @@ def fit(file: AdapterFile, transformer: nn.Module) -> Adapter:
         for target, part in zip(targets, b.split(outputs), strict=True):
             if target in layers:
                 raise ConfigError(f"the adapter {source} holds {target} twice, under different names")
-            layers[target] = (a, part.contiguous())
+            layers[target] = (a, file.weight * part.contiguous())
     if not any(a.any() and b.any() for a, b in layers.values()):
         log.warning("the adapter %s changes nothing: it is zero in every layer", source)
     return Adapter(source, layers)
@@ -300,14 +324,22 @@ def of_factors(source: str, tensors: Mapping[str, Tensor]) -> Adapter:
     )
 
 
+def added(adapters: list[Adapter]) -> Adapter:
+    """The sum of adapters as one: a layer's ranks add up."""
+    if len(adapters) == 1:
+        return adapters[0]
+    layers = {}
+    for name in dict.fromkeys(name for adapter in adapters for name in adapter.layers):
+        pairs = [adapter.layers[name] for adapter in adapters if name in adapter.layers]
+        layers[name] = (torch.cat([a.cpu() for a, _ in pairs]), torch.cat([b.cpu() for _, b in pairs], 1))
+    return Adapter(" + ".join(adapter.source for adapter in adapters), layers)
+
+
 def join(adapters: list[Adapter]) -> dict[str, Tensor]:
-    """The sum of adapters as one, in peft's names: a layer's ranks add up, and are the same everywhere."""
-    names = list(dict.fromkeys(name for adapter in adapters for name in adapter.layers))
+    """The sum of adapters as one, in peft's names, with the same rank everywhere."""
     rank = sum(max(len(a) for a, _ in adapter.layers.values()) for adapter in adapters)
     tensors = {}
-    for name in names:
-        pairs = [adapter.layers[name] for adapter in adapters if name in adapter.layers]
-        a, b = torch.cat([a.cpu() for a, _ in pairs]), torch.cat([b.cpu() for _, b in pairs], 1)
+    for name, (a, b) in added(adapters).layers.items():
         spare = rank - len(a)
         tensors[f"{name}.lora_A.weight"] = nn.functional.pad(a, (0, 0, 0, spare))
         tensors[f"{name}.lora_B.weight"] = nn.functional.pad(b, (0, spare))

@@ -191,9 +191,9 @@ def load_inputs(
         check_path(config.objective, family, family not in CURVED)
         check_learned(config.objective, config.model.path, family)
     if config.model.lora:
-        from advantageflow.adapters import read_adapter
+        from advantageflow.adapters import read_adapters
 
-        read_adapter(config.model.lora)
+        read_adapters(config.model.lora)
     say(console, f"loading {'rewards' if len(names) > 1 else 'the reward'} {', '.join(names)}")
     loaded = {name: given[name] if name in given else load_reward(name) for name in names}  # may load weights
     inputs = Inputs(

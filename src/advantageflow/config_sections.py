@@ -39,7 +39,8 @@ class ModelSettings(Section):
         None, description="where path is a single file: the pipeline that has all but the transformer"
     )
     lora: PathText | None = Field(
-        None, description="an adapter to start from, a path or hub name: fused, it is the reference, too"
+        None,
+        description="an adapter to start from, or several, ONE:0.7+OTHER, by paths or hub names: fused, the reference, too",
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="of the network; LoRA weights stay float32"

@@ -14,7 +14,10 @@ from advantageflow.ranks import place
 
 LoraOption = Annotated[
     str | None,
-    typer.Option(help="An adapter: a folder or file of train, diffusers, peft or kohya, or OWNER/NAME of the hub."),
+    typer.Option(
+        help="An adapter: a folder or file of train, diffusers, peft or kohya, or OWNER/NAME of the hub; or several, "
+        "added: ONE:0.7+OTHER:0.5."
+    ),
 ]
 RunOption = Annotated[
     Path | None, typer.Option(help="A run: its base model beside what it was trained to, with the run's settings.")
@@ -35,7 +38,9 @@ ColumnOption = Annotated[str | None, typer.Option(help="Column of the prompt, in
 def evaluate(
     models: Annotated[
         list[str] | None,
-        typer.Argument(help="Built-in names, pipeline folders or hub names; MODEL+LORA is a model with an adapter."),
+        typer.Argument(
+            help="Built-in names, pipeline folders or hub names; MODEL+LORA is a model with an adapter, or several."
+        ),
     ] = None,
     run: RunOption = None,
     lora: LoraOption = None,

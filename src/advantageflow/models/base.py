@@ -17,18 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from advantageflow import flow
-from advantageflow.adapters import (
-    Adapter,
-    attach,
-    check_about,
-    fit,
-    fuse,
-    join,
-    of_factors,
-    read_adapter,
-    write_adapter,
-)
+from advantageflow import adapters, flow
 from advantageflow.config import ModelSettings
 from advantageflow.errors import ConfigError, NonFiniteError
 from advantageflow.fits import Fits
@@ -69,7 +58,7 @@ class FlowModel(ABC):
         for part in (pipeline.vae, *self._encoders()):
             part.requires_grad_(False).eval()
         self.fits = Fits()
-        self.start: Adapter | None = None  # what is fused into the base
+        self.start: adapters.Adapter | None = None  # what is fused into the base
         self._home: torch.device | None = None
         self._encoded: OrderedDict[str, Conditioning] = OrderedDict()
         apply_settings(self)
@@ -103,16 +92,16 @@ class FlowModel(ABC):
         if self.settings.quantization:
             raise ConfigError("model.lora is fused into the base, which model.quantization is too coarse for; drop one")
         self.start = self._fitted(source)
-        fuse(self.start, self.transformer)
+        adapters.fuse(self.start, self.transformer)
 
-    def load_adapter(self, source: str) -> Adapter:
+    def load_adapter(self, source: str) -> adapters.Adapter:
         """Put an adapter beside the base weights.
 
         Raises:
-            ConfigError: see `adapters.read_adapter` and `adapters.fit`, or it was trained on another family.
+            ConfigError: see `adapters.read_adapters` and `adapters.fit`, or it was trained on another family.
         """
         adapter = self._fitted(source)
-        attach(adapter, self.transformer)
+        adapters.attach(adapter, self.transformer)
         return adapter
 
     def load_transformer(self, folder: Path) -> None:
@@ -127,10 +116,11 @@ class FlowModel(ABC):
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise ConfigError(f"cannot load the weights in {folder}: {' '.join(str(error).split())[:300]}") from error
 
-    def _fitted(self, source: str) -> Adapter:
-        file = read_adapter(source)
-        check_about(file, self.family, self.settings.path, self.fingerprint if file.about else None)
-        return fit(file, self.transformer)
+    def _fitted(self, source: str) -> adapters.Adapter:
+        files = adapters.read_adapters(source)
+        for file in files:
+            adapters.check_about(file, self.family, self.settings.path, self.fingerprint if file.about else None)
+        return adapters.added([adapters.fit(file, self.transformer) for file in files])
 
     @property
     def family(self) -> str:
@@ -394,7 +384,7 @@ class FlowModel(ABC):
             NonFiniteError: a weight is NaN or infinite; nothing is written.
         """
         if self.start is not None:  # the two as one
-            lora = join([self.start, of_factors("this run's", lora)])
+            lora = adapters.join([self.start, adapters.of_factors("this run's", lora)])
         rank = max(len(weight) for name, weight in lora.items() if ".lora_A." in name)
         base = {"family": self.family, "base_model": self.settings.path, "base_fingerprint": self.fingerprint}
-        write_adapter(directory, lora, {**base, **about, "rank": rank}, self.network)
+        adapters.write_adapter(directory, lora, {**base, **about, "rank": rank}, self.network)

@@ -46,14 +46,18 @@ class Candidate:
     def contents(self) -> dict[str, Any]:
         """What decides its pictures, by fingerprints; read from the files, so it is the same wherever they lie."""
         from advantageflow import fingerprint
-        from advantageflow.adapters import read_adapter
+        from advantageflow.adapters import read_adapters
         from advantageflow.models.source import content, stands_on
 
         def adapter(source: str | None) -> str | None:
             if not source:
                 return None
-            file = read_adapter(source)
-            return fingerprint.of_value([fingerprint.of_tensors(file.tensors), dict(file.settings)])
+            files = read_adapters(source)
+            parts = [
+                (fingerprint.of_tensors(file.tensors), dict(file.settings), *((file.weight,) * (file.weight != 1)))
+                for file in files
+            ]
+            return fingerprint.of_value(parts[0] if len(parts) == 1 else parts)
 
         settings, base = self.settings, stands_on(self.settings)
         speed = {"device", "offload", "vae_slicing", "gradient_checkpointing", "prompt_cache", "shard"}
@@ -84,9 +88,9 @@ def named(models: Sequence[str], lora: str | None, settings: dict[str, Any]) -> 
         checked = check_config({"model": {**settings, "path": path}}).model
         check_model_path(checked.path, checked.base)
         if adapter:
-            from advantageflow.adapters import read_adapter
+            from advantageflow.adapters import read_adapters
 
-            read_adapter(adapter)
+            read_adapters(adapter)
         found.append(Candidate(f"{path}+{adapter}" if adapter else path, checked, adapter))
     return found
 
@@ -101,13 +105,13 @@ def of_run(run: Path, config: Config, lora: str | None, settings: dict[str, Any]
     Raises:
         ConfigError: the run has exported nothing yet.
     """
-    from advantageflow.adapters import read_adapter
+    from advantageflow.adapters import read_adapters
 
     given = {**config.model.model_dump(mode="json"), "device": "auto", "shard": False, **settings}
     base = check_config({"model": given}).model
     adapter, transformer = lora or str(run / "lora"), run / "transformer"
     if lora or (run / "lora").is_dir():
-        read_adapter(adapter)  # it holds what the run started from, too
+        read_adapters(adapter)  # it holds what the run started from, too
         trained = base.model_copy(update={"lora": None})
         return [Candidate(base.path, base), Candidate(f"{base.path}+{adapter}", trained, adapter)]
     if transformer.is_dir():
