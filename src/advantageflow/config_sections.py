@@ -40,7 +40,7 @@ class ModelSettings(Section):
     )
     lora: PathText | None = Field(
         None,
-        description="an adapter to start from, or several, ONE:0.7+OTHER, by paths or hub names: fused, the reference, too",
+        description="a path or hub name, or several, ONE:0.7+OTHER, to start from: fused, so the reference, too",
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="of the network; LoRA weights stay float32"
