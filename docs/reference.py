@@ -93,7 +93,8 @@ def _argument(parameter: inspect.Parameter, hint: Any, told: ArgumentInfo) -> tu
 
 def _option(parameter: inspect.Parameter, hint: Any, told: OptionInfo) -> tuple[str, str, str]:
     usual, given = f"--{parameter.name.replace('_', '-')}", _given(hint)
-    names = told.param_decls or (f"{usual}/--no-{usual[2:]}" if given is bool else usual,)
+    named = tuple(name for name in (told.default, *(told.param_decls or ())) if str(name).startswith("-"))
+    names = named or (f"{usual}/--no-{usual[2:]}" if given is bool else usual,)
     value = "" if given is bool else f" {told.metavar or _value(given)}"
     default = "" if parameter.default in (None, False, "", parameter.empty) else f"`{parameter.default}`"
     return f"`{', '.join(names)}{value}`", default, told.help or ""

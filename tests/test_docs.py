@@ -196,3 +196,22 @@ def test_settings_that_are_named_exist(page):
     keys = {setting.key for setting in settings()}
     named = {key for key in NAMED.findall(page.read_text(encoding="utf-8")) if not key.startswith("objective.")}
     assert named <= keys
+
+
+def every_command(group, name=""):
+    for inner, command in group.commands.items():
+        yield from (
+            every_command(command, f"{name}{inner} ") if hasattr(command, "commands") else [(name + inner, command)]
+        )
+
+
+def test_the_reference_has_every_option_and_every_setting(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    pages = importlib.import_module("reference").pages()
+    sections = {section.partition("\n")[0]: section for section in pages["reference/commands.md"].split("\n## ")}
+    for name, command in every_command(get_command(app)):
+        rows = re.findall(r"^\| `(-[^`]*)`", sections[name], re.MULTILINE)
+        written = {option for row in rows for option in re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", row)}
+        known = {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
+        assert written == {option for option in known if option.startswith("-")} - {"--help"}, name
+    assert {setting.key for setting in settings()} <= set(re.findall(r"`([\w.]+)`", pages["reference/settings.md"]))
