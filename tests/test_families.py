@@ -411,3 +411,18 @@ def test_a_single_file_is_read_with_a_pipeline_for_all_else(folder, tmp_path):
         load(tmp_path / "x.ckpt")
     with pytest.raises(ConfigError, match=r"is no single file; remove model.base"):
         load(folder, base=str(folder))
+
+
+def test_stable_diffusion_3_alone_does_without_t5(folder):
+    if folder.parent.name.startswith("sd3"):
+        model = load(folder, max_sequence_length=0)
+        assert model.pipeline.text_encoder_3 is None
+        pipeline = StableDiffusion3Pipeline.from_pretrained(folder, text_encoder_3=None, tokenizer_3=None)
+        encode = pipeline.encode_prompt
+        tokens, _, pooled, _ = encode(PROMPTS, None, None, do_classifier_free_guidance=False, max_sequence_length=0)
+        conditioning = model.encode(PROMPTS)
+        torch.testing.assert_close((conditioning.tokens, conditioning.pooled), (tokens, pooled))
+        assert draw(model).isfinite().all()
+    else:
+        with pytest.raises(ConfigError, match=r"max_sequence_length=0 leaves the text encoder T5 out"):
+            load(folder, max_sequence_length=0)

@@ -6,6 +6,7 @@ import pytest
 from advantageflow.config import ConfigError, load_config, recipe_names
 from advantageflow.models import BUILT_IN
 from advantageflow.plan import GPUS, make_plan, print_plan
+from advantageflow.reading import flatten
 
 
 @pytest.mark.parametrize("recipe", recipe_names())
@@ -172,3 +173,33 @@ def test_what_images_of_a_tree_share_is_computed_once():
     plan = make_plan(load_config("sd35m-pickscore", changes))
     assert plan.sampling_calls == plan.images // 2 * 3 + plan.images
     assert plan.gradient_calls == plan.images // 2 * 2 + plan.images
+
+
+CARDS = {
+    recipe: int(recipe.rpartition("-")[2].removesuffix("gb")) for recipe in recipe_names() if recipe.endswith("gb")
+}
+OF_MEMORY = {"offload", "vae_slicing", "quantization", "max_sequence_length", "batch_size"}
+
+
+@pytest.mark.parametrize("recipe", CARDS)
+def test_a_recipe_for_a_card_fits_it_and_learns_from_the_same_batch(recipe):
+    config, whole = load_config(recipe), load_config(recipe.rpartition("-")[0])
+    assert max(make_plan(config).memory_gb.values()) <= CARDS[recipe]
+    given, usual = flatten(config.model_dump()), flatten(whole.model_dump())
+    changed = {key for key in usual if given[key] != usual[key]} - {"name", "evaluation.rewards"}
+    assert {key.rpartition(".")[2] for key in changed} <= OF_MEMORY
+    assert config.reward in config.evaluation.rewards.values()
+
+
+def test_there_are_recipes_for_small_cards():
+    assert set(CARDS.values()) == {16, 24}
+
+
+def test_without_t5_a_plan_has_neither_its_memory_nor_its_tokens():
+    usual, without = (
+        make_plan(load_config("sd35m-pickscore", change)) for change in ([], ["model.max_sequence_length=0"])
+    )
+    assert usual.memory_gb["text encoding"] - without.memory_gb["text encoding"] > 9.5
+    assert without.hours["H100"] < usual.hours["H100"]
+    assert sum(usual.downloads.values()) - sum(without.downloads.values()) == pytest.approx(9.53)
+    assert any("T5 is left out" in line for line in without.departures)

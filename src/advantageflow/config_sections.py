@@ -54,7 +54,8 @@ class ModelSettings(Section):
         None, description="pixels: one number, or [height, width]; null for the model's own"
     )
     max_sequence_length: Annotated[int, Field(ge=0, le=10**5)] | None = Field(
-        None, description="text tokens of T5 or the language model; null for the family's usual"
+        None,
+        description="text tokens of T5 or the language model; 0 leaves out Stable Diffusion 3's T5; null for the usual",
     )
     distilled_guidance: NonNegative = Field(
         3.5, description="what a guidance-distilled network (FLUX.1-dev, FLUX.2-dev) is told"

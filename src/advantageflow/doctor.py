@@ -15,7 +15,7 @@ from advantageflow.config import Config, load_config
 from advantageflow.errors import ConfigError
 from advantageflow.fingerprint import of_file
 from advantageflow.hub import GATED, account, cache_folder, is_cached, is_logged_in
-from advantageflow.memory import MODELS, REWARDS
+from advantageflow.memory import REWARDS
 from advantageflow.models.source import BUILT_IN
 from advantageflow.places import SPARE
 from advantageflow.plan import Plan, cpu_rate, main_memory_gb, make_plan, shown_hours
@@ -159,7 +159,7 @@ def _obstacle(config: Config, devices: list[dict[str, Any]], free_gb: float, rat
         return f"{path} is gated: accept its licence, then hf auth login"
     plan = make_plan(config)
     gpus = [device["memory_gb"] for device in devices if device["kind"] == "cuda"]
-    if path not in MODELS:
+    if not plan.memory_gb:
         return ""
     capacity, where = (max(gpus), "GPU") if gpus else (devices[0]["memory_gb"], "CPU")
     peak = max(plan.memory_gb.values())

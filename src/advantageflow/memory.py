@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from advantageflow.config import Config
@@ -29,6 +29,7 @@ class ModelFacts:
         attending: layers whose tokens all attend to all; None for all layers.
         decode_bytes: that decoding takes per pixel in half precision, at its peak.
         decode_flops: of decoding, per pixel.
+        dispensable: GB of `encoders` and tokens of `text_tokens` that are left out with model.max_sequence_length=0.
     """
 
     parameters: float
@@ -45,6 +46,7 @@ class ModelFacts:
     attending: int | None = None
     decode_bytes: float = 1900  # 16 pictures of 512² take 8 GB
     decode_flops: float = 9.5e6
+    dispensable: tuple[float, int] = (0.0, 0)
 
 
 def _small(parameters: float, width: int) -> ModelFacts:
@@ -53,15 +55,18 @@ def _small(parameters: float, width: int) -> ModelFacts:
     return ModelFacts(parameters, width, 6, 47, half, half, 10, 128, 0.001, 0.002, 0, None, 1900 / 16, 9.5e6 / 256)
 
 
+T5 = (9.53, 128)
 _FLUX = ModelFacts(11.9, 3072, 57, 266, 6.455, 6.468, 512, 4096, 9.8, 0.17)
 MODELS = {
     "scenes": _small(0.0054, 160),
     "words": _small(0.0035, 128),
     "scenes-meanflow": _small(0.0054, 160),
     "stabilityai/stable-diffusion-3.5-medium": ModelFacts(
-        2.47, 1536, 24, 191, 0.802, 0.665, 205, 4096, 11.2, 0.17, second=13
+        2.47, 1536, 24, 191, 0.802, 0.665, 205, 4096, 11.2, 0.17, second=13, dispensable=T5
     ),
-    "stabilityai/stable-diffusion-3.5-large": ModelFacts(8.15, 2432, 38, 303, 2.697, 2.654, 205, 4096, 11.2, 0.17),
+    "stabilityai/stable-diffusion-3.5-large": ModelFacts(
+        8.15, 2432, 38, 303, 2.697, 2.654, 205, 4096, 11.2, 0.17, dispensable=T5
+    ),
     "black-forest-labs/FLUX.1-dev": _FLUX,
     "black-forest-labs/FLUX.1-schnell": _FLUX,
     "Qwen/Qwen-Image": ModelFacts(20.4, 3072, 60, 480, 6.795, 6.806, 128, 3584, 16.6, 0.25),
@@ -93,6 +98,15 @@ KEPT, KEPT_CHECKPOINTED = 34, 2  # numbers per token, channel and layer that are
 KEPT_DECODING = 6  # what decoding keeps for the gradient, in units of its peak without one
 REWARD_GRADIENT = 0.45  # what a learned reward keeps of one picture for the gradient, a ViT-H/14 in float32
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def facts_of(config: Config) -> ModelFacts | None:
+    """What is known of the model that a recipe names, as far as the recipe loads it."""
+    facts = MODELS.get(config.model.base or config.model.path)
+    if facts is None or config.model.max_sequence_length != 0:
+        return facts
+    size, tokens = facts.dispensable
+    return replace(facts, encoders=facts.encoders - size, text_tokens=facts.text_tokens - tokens)
 
 
 def pixels(config: Config) -> int:

@@ -17,10 +17,10 @@ from advantageflow.decay import Decay, decay_of
 from advantageflow.errors import cut
 from advantageflow.evaluated import described
 from advantageflow.memory import (
-    MODELS,
     REWARDS,
     ModelFacts,
     automatic,
+    facts_of,
     image_tokens,
     pixels,
     reward_weights,
@@ -96,7 +96,7 @@ def make_plan(config: Config) -> Plan:
     # that are decoded with gradient
     pictures = round(images * _cases_per_image(config)) * method.pictures() if method.family == "gradient" else 0
     others = sum(learning.values()) - gradient
-    facts = MODELS.get(config.model.path)
+    facts = facts_of(config)
     flops: float | None = None
     memory: dict[str, float] = {}
     on_gpu: dict[str, Config] = {}
@@ -197,8 +197,10 @@ def forward_flops(facts: ModelFacts, config: Config) -> float:
 
 def _downloads(config: Config, facts: ModelFacts | None) -> dict[str, float]:
     found = {name: REWARDS[name] for name in reward_weights(config)}
-    if facts and config.model.path not in BUILT_IN_MODELS:
-        found = {config.model.path: facts.parameters * 2 + facts.encoders + facts.vae, **found}
+    model = config.model
+    if facts and model.path not in BUILT_IN_MODELS:
+        transformer = facts.parameters * 2 if model.base is None else 0.0  # else it is in the file
+        found = {model.base or model.path: transformer + facts.encoders + facts.vae, **found}
     return found
 
 
@@ -213,6 +215,10 @@ def departures(config: Config) -> list[str]:
         value = settings[section].get(name)
         if value != stated and not (key == "rollout.solver" and config.objective.family == "reverse"):
             found.append(f"{key} is {value}; the paper has {stated}")
+    if config.model.max_sequence_length == 0:
+        found.append("the text encoder T5 is left out (model.max_sequence_length=0)")
+    if config.model.quantization:
+        found.append(f"the base is held in {config.model.quantization}")
     if config.model.dtype != "float16":
         found.append(
             f"model.dtype is {config.model.dtype}; the code that the paper changed (arXiv 2509.16117) has float16"

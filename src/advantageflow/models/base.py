@@ -45,6 +45,7 @@ class FlowModel(ABC):
     network: ClassVar[str] = "transformer"  # its name in the pipeline
     text_encoders: ClassVar[tuple[str, ...]]
     unused: ClassVar[tuple[str, ...]] = ()  # parts of the pipeline that are not loaded
+    dispensable: ClassVar[tuple[str, ...]] = ()  # nor these with model.max_sequence_length=0
     lora_targets: ClassVar[Mapping[str, tuple[str, ...]]] = LORA_TARGETS
     patch = 2  # a side of what the network sees as one, in latents
     guides_in_one_call = False  # as the family's pipeline does it, to the bit
@@ -64,8 +65,7 @@ class FlowModel(ABC):
         apply_settings(self)
 
     def _encoders(self) -> list[nn.Module]:
-        found = (getattr(self.pipeline, name, None) for name in self.text_encoders)
-        return [encoder for encoder in found if encoder is not None]
+        return [part for name in self.text_encoders if (part := getattr(self.pipeline, name, None)) is not None]
 
     @classmethod
     def load(cls, settings: ModelSettings, device: str, pipeline: Any = None) -> FlowModel:

@@ -26,6 +26,13 @@ def load_pipeline(family: type[FlowModel], settings: ModelSettings) -> Any:
     """
     dtype, path = getattr(torch, settings.dtype), locate(stands_on(settings))
     given: dict[str, Any] = dict.fromkeys(family.unused)
+    if settings.max_sequence_length == 0 and not family.dispensable:
+        raise ConfigError(
+            "model.max_sequence_length=0 leaves the text encoder T5 out, which only Stable Diffusion 3 can do without; "
+            "set it to null, or to a number of tokens"
+        )
+    if settings.max_sequence_length == 0:
+        given |= dict.fromkeys(family.dispensable)
     index = Path(path) / INDEX
     if index.is_file():  # diffusers wants to be told which parts are meant to be absent
         parts = json.loads(index.read_text(encoding="utf-8"))

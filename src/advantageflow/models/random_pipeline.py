@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -11,13 +12,16 @@ from advantageflow.models.architectures import ARCHITECTURES, Architecture, Part
 from advantageflow.untrained import StandInTokenizer, hollow, untrained
 
 
-def random_pipeline(path: str, dtype: torch.dtype, device: str = "cpu", waiting: str = "cpu") -> Any:
+def random_pipeline(
+    path: str, dtype: torch.dtype, device: str = "cpu", waiting: str = "cpu", left_out: Collection[str] = ()
+) -> Any:
     """The pipeline of a known model.
 
     Args:
         path: one of `ARCHITECTURES`.
         device: where the transformer is built, so that it needs no room elsewhere before.
         waiting: where all else is.
+        left_out: names of parts that it is built without.
     """
     found = ARCHITECTURES[path]
 
@@ -28,8 +32,11 @@ def random_pipeline(path: str, dtype: torch.dtype, device: str = "cpu", waiting:
         found,
         build(found.transformer, device),
         vae=build(found.vae),
-        **{name: build(part) for name, part in found.encoders.items()},
-        **{name: StandInTokenizer(**settings) for name, settings in found.tokenizers.items()},
+        **{name: None if name in left_out else build(part) for name, part in found.encoders.items()},
+        **{
+            name: None if name in left_out else StandInTokenizer(**settings)
+            for name, settings in found.tokenizers.items()
+        },
     )
 
 

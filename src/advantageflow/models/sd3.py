@@ -12,11 +12,12 @@ T5_TOKENS = 128
 
 
 class SD3Model(FlowModel):
-    """With T5 or without; a pipeline without T5 would fill its tokens with zeros, and 0 tokens spare that work."""
+    """With T5 or without, as the network was trained; 0 tokens of T5 spare its zeros, and are those of CLIP alone."""
 
     pipeline_class = StableDiffusion3Pipeline
     transformer_class = SD3Transformer2DModel
     text_encoders = ("text_encoder", "text_encoder_2", "text_encoder_3")
+    dispensable = ("text_encoder_3", "tokenizer_3")
     guides_in_one_call = True
 
     def encode_prompt(self, prompt: str) -> Conditioning:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from advantageflow.config import Config
-from advantageflow.memory import MODELS, ModelFacts, changed, parts, stages
+from advantageflow.memory import ModelFacts, changed, facts_of, parts, stages
 from advantageflow.models import BUILT_IN
 from advantageflow.plan import evaluated_images, make_plan
 
@@ -100,7 +100,8 @@ PEAKS = {"scoring": "scoring and sampling"}  # what the plan calls a stage
 def figures(measured: Measured, rehearsed: Config, config: Config) -> dict[str, Any]:
     """All of it as plain data, for `--json`."""
     path = config.model.base or config.model.path
-    facts, rows = MODELS[path], reckon(measured, rehearsed, config)
+    facts, rows = facts_of(config), reckon(measured, rehearsed, config)
+    assert facts is not None  # which `shorten` has checked
     estimate, sizes = planned(facts, rehearsed, measured.in_turn), parts(facts, rehearsed)
     rollout = rehearsed.rollout
     return {

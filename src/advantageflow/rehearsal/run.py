@@ -20,7 +20,7 @@ from advantageflow.building import Inputs, build, load_inputs
 from advantageflow.config import Config
 from advantageflow.devices import choose_device
 from advantageflow.errors import ConfigError, out_of_memory
-from advantageflow.memory import MODELS, ModelFacts, changed, parts, stages, what_fits
+from advantageflow.memory import ModelFacts, changed, facts_of, parts, stages, what_fits
 from advantageflow.models import BUILT_IN, adapter_of, load_and_say, load_model
 from advantageflow.models.architectures import ARCHITECTURES
 from advantageflow.models.base import FlowModel
@@ -68,7 +68,8 @@ def built(
         ConfigError: main memory or the GPU's is not enough, here or in the block, with the changes that fit; or see
             `building.load_inputs`.
     """
-    facts = MODELS[config.model.base or config.model.path]
+    facts = facts_of(config)
+    assert facts is not None  # which `shorten` has checked
     in_turn, told = not _fits_whole(facts, config, meter.device), partial(say, console)
     try:
         meter.enter("building")
@@ -136,7 +137,9 @@ def _build_model(config: Config, device: torch.device, told: Callable[[str], Non
     if settings.base is not None:
         told(f"the file {settings.path} is not read")
     places = "cpu" if settings.shard else str(device), "cpu" if settings.offload else str(device)
-    return family.load(settings, str(device), random_pipeline(path, getattr(torch, settings.dtype), *places))
+    left_out = family.dispensable if settings.max_sequence_length == 0 else ()
+    made = random_pipeline(path, getattr(torch, settings.dtype), *places, left_out=left_out)
+    return family.load(settings, str(device), made)
 
 
 def _encode(config: Config, model: FlowModel, meter: Meter, iterations: int) -> int:
