@@ -115,7 +115,9 @@ def test_a_run_that_goes_on_has_its_id_and_no_step_twice(train):
 def follow(tmp_path, recorded):
     """A run's trackers without the run: steps told as it would, and what is said."""
 
-    def make(faults=None, last=None, begun=0):
+    def make(faults=None, last=None, begun=0, known=True):
+        if known:
+            (tmp_path / "tracking.json").write_text('{"id": "ab12"}')
         log, lines = recorded(faults, last), []
         display = SimpleNamespace(say=lines.append, warn=lines.append)
         config, directory = make_config(run={"trackers": ["wandb"]}), RunDirectory(tmp_path)
@@ -123,7 +125,7 @@ def follow(tmp_path, recorded):
         directory.samples.mkdir(exist_ok=True)
         (directory.samples / "000002.png").write_bytes(b"\x89PNG")
         found = Tracking(config, directory, display)
-        found.begin(begun, rows)
+        found.begin(begun, rows, None)
         return found, log, lines
 
     return make
@@ -136,6 +138,16 @@ def test_a_tracker_that_knows_its_last_step_is_told_what_it_lacks(follow, last, 
         found.tell(4, None)
     assert told(made[1], "scalars") == [(step, {"reward/mean": 0.5}) for step in steps]
     assert made[2] == ["wandb: nowhere"]
+
+
+def test_a_run_that_gets_trackers_on_the_way_tells_all_it_has_done(follow):
+    made, log, _ = follow(begun=2, known=False)
+    with made:
+        made.tell(3, None)
+    assert [step for step, _ in told(log, "scalars")] == [1, 2, 3]
+    ((name, step),) = told(log, "open")
+    assert name.isalnum()
+    assert step == 0
 
 
 def test_a_tracker_that_fails_is_spoken_of_once_and_the_run_goes_on(follow):
@@ -192,7 +204,7 @@ def test_a_tracker_that_hangs_does_not_hold_up_the_run(follow, monkeypatch):
 def test_of_several_processes_only_the_first_has_trackers(tmp_path, recorded):
     log = recorded()
     with Tracking(make_config(run={"trackers": ["wandb"]}), Bystander(tmp_path), None) as made:
-        made.begin(0, [])
+        made.begin(0, [], None)
         made.tell(1, None)
     assert log == []
     assert not (tmp_path / "tracking.json").exists()
@@ -342,7 +354,7 @@ def test_mlflow_finds_a_run_by_a_tag(monkeypatch, tmp_path, known):
     made.picture(3, "samples", tmp_path / "a.png")
     made.scalars(3, {"held_out/a+b": 1.0})
     made.close(False)
-    assert made.last == (2 if known else None)
+    assert made.last == (2 if known else 0)
     assert len(client.of("create_run")) == (not known)
     assert [batch["params"] for _, batch in client.of("log_batch") if batch] == (
         [] if known else [[("run.iterations", "3"), ("reward", "{'a': 1.0}")]]

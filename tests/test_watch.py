@@ -95,7 +95,8 @@ def test_a_strangers_name_for_this_machine_is_turned_away(training):
 def test_what_cannot_be_watched_is_said(tmp_path, training):
     code, _, error = command_line("watch", tmp_path, "--no-browser")
     assert (code, error.count("\n")) == (2, 1)
-    assert "holds no run" in error
+    assert f"{tmp_path} holds no run" in error
+    assert f"such as {training}" in error
     with serving(training) as server, pytest.raises(ConfigError, match="choose another --port"):
         Server(LivePage([training]), server.server_address[1])
 

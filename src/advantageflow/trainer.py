@@ -136,7 +136,7 @@ class Trainer:
                 return None
 
     def _run(self) -> dict[str, Any]:
-        self.tracking.begin(self.iteration - self.done, self.watch.rows)
+        self.tracking.begin(self.iteration - self.done, self.watch.rows, self.held_out.before)
         if not self.done:
             self.directory.unfinish()
         while not self.done:

@@ -13,7 +13,7 @@ from typing import Any
 
 from advantageflow.errors import ConfigError
 from advantageflow.reports.page import listed, plotly_js, render
-from advantageflow.reports.reported_run import names
+from advantageflow.reports.reported_run import check_folder, names
 from advantageflow.reports.run_page import TEMPLATE, contents
 from advantageflow.run.directory import RunDirectory
 
@@ -38,7 +38,7 @@ class LivePage:
 
     def __init__(self, folders: Sequence[Path]) -> None:
         for folder in folders:
-            RunDirectory.check_run(folder)
+            check_folder(folder)
         self.folders, self._library = folders, plotly_js()
         self._state, self._html = "", ""
         self._lock = threading.Lock()

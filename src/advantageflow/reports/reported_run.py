@@ -51,6 +51,21 @@ class ReportedRun:
         }
 
 
+def check_folder(folder: Path) -> None:
+    """Check that there is a run in a folder.
+
+    Raises:
+        ConfigError: there is none; where it has runs inside, as of a comparison, these are named.
+    """
+    file = folder / "config.yaml"
+    if not file.is_file():
+        inner = sorted([*folder.glob("*/config.yaml"), *folder.glob("runs/*/config.yaml")])  # of a comparison
+        such = f", such as {inner[0].parent}" if inner else ""
+        raise ConfigError(
+            f"{folder} holds no run: there is no {file}; give folders that `advantageflow train` wrote{such}"
+        )
+
+
 def load_run(folder: Path, name: str, runs: int = 1) -> ReportedRun:
     """A run's folder.
 
@@ -61,9 +76,8 @@ def load_run(folder: Path, name: str, runs: int = 1) -> ReportedRun:
     Raises:
         ConfigError: it holds no run, or not one finished iteration.
     """
-    file, directory = folder / "config.yaml", RunDirectory(folder)
-    if not file.is_file():
-        raise ConfigError(f"{folder} holds no run: there is no {file}; give folders that `advantageflow train` wrote")
+    check_folder(folder)
+    directory = RunDirectory(folder)
     rows = directory.metrics()
     if not rows:
         raise ConfigError(

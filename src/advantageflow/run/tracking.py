@@ -128,19 +128,28 @@ class Tracking:
         self._before: Mapping[str, Any] | None = None
         self._step = 0
 
-    def begin(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Open the trackers of a run that has told so many steps before; `rows` grows as the run goes on."""
-        self._rows, self._step = rows, step
+    def begin(self, step: int, rows: Sequence[Mapping[str, Any]], before: Mapping[str, Any] | None) -> None:
+        """Open the trackers of a run that has done so many steps, and told them unless it had none until now.
+
+        Args:
+            rows: of the steps; it grows as the run goes on.
+            before: see `tell`.
+        """
+        self._rows, self._step, self._before = rows, step, before
+        file = self.directory.path / "tracking.json"
+        told = step if file.exists() else 0
+        if self.names and not file.exists():
+            write_atomic(file, json.dumps({"id": uuid4().hex[:12]}) + "\n")
         for name in self.names:
             opening = Opening(
                 name=self.directory.path.resolve().name,
-                id=self._id(),
+                id=read_object(file, {"id": str})["id"],
                 folder=self.directory.path,
-                step=step,
+                step=told,
                 settings=flat(self.config),
                 yaml=dump_config(self.config),
             )
-            self._followers.append(Follower(name, step, partial(find(name), opening), self._content))
+            self._followers.append(Follower(name, told, partial(find(name), opening), self._content))
         self._wake()
 
     def tell(self, step: int, before: Mapping[str, Any] | None, found: Mapping[str, Any] | None = None) -> None:
@@ -166,14 +175,6 @@ class Tracking:
             while follower.lines:
                 line, warns = follower.lines.pop(0)
                 (self.display.warn if warns else self.display.say)(line)
-
-    def _id(self) -> str:
-        """The run's, made when it is first needed."""
-        file = self.directory.path / "tracking.json"
-        if not file.exists():
-            write_atomic(file, json.dumps({"id": uuid4().hex[:12]}) + "\n")
-        found: str = read_object(file, {"id": str})["id"]
-        return found
 
     def _content(self, step: int) -> Step:
         row = {**self._rows[step - 1], **self._found.get(step, {})}

@@ -19,7 +19,7 @@ class Opening:
         name: of the run, for people.
         id: of the run, the same after `--resume`: letters and digits.
         folder: of the run.
-        step: iterations that were done before, and told unless a tracker lost them; 0 of a new run.
+        step: iterations that were told before, unless a tracker lost them; 0 of a run that is new to its trackers.
         settings: every setting, as "section.key"; no secret is among them.
         yaml: the same as config.yaml has it.
     """

@@ -27,7 +27,7 @@ class MLflow(Tracker):
         self._client = MlflowClient()
         self._id = self._found(opening).info.run_id
         history = self._client.get_metric_history(self._id, ALWAYS)
-        self.last = max((metric.step for metric in history), default=None)
+        self.last = max((metric.step for metric in history), default=0)
         self._client.log_text(self._id, opening.yaml, "config.yaml")
         self.place = f"run {self._id}"
 

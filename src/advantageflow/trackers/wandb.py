@@ -22,16 +22,17 @@ LONGEST = {"init_timeout": 30, "finish_timeout": 20}  # seconds, where this vers
 
 class WandB(Tracker):
     def __init__(self, opening: Opening) -> None:
-        known = {key: value for key, value in LONGEST.items() if key in wandb.Settings.model_fields}
+        limits = {key: value for key, value in LONGEST.items() if key in wandb.Settings.model_fields}
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or PROJECT,
             id=opening.id,
             name=opening.name,
             resume="allow",
             config=dict(opening.settings),
-            settings=wandb.Settings(**QUIET, **known),
+            settings=wandb.Settings(**QUIET, **limits),
         )
-        self.last = self._run.starting_step - 1 if self._run.resumed else None
+        known = self._run.starting_step - 1 if self._run.resumed else 0
+        self.last = None if self._run.offline else known
         self.place = f"wandb sync {Path(self._run.dir).parent}" if self._run.offline else str(self._run.url)
 
     @classmethod
