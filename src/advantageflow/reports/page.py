@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 import re
+from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,7 +115,7 @@ def chart_of(title: str, about: str, traces: Sequence[dict[str, Any]]) -> Chart:
 
 
 def plotly_js() -> str:
-    """The text of plotly.js.
+    """plotly.js, compressed by gzip, in base64: a third of its size.
 
     Raises:
         ConfigError: plotly or jinja2 is missing.
@@ -124,8 +126,7 @@ def plotly_js() -> str:
     except ImportError as error:
         missing = (error.name or "plotly").partition(".")[0]
         raise ConfigError(f'a report needs {missing}; install with: pip install "advantageflow[report]"') from error
-    text: str = get_plotlyjs()
-    return text
+    return b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
 
 
 def render(template: str, page: Mapping[str, Any], library: str) -> str:
