@@ -346,9 +346,10 @@ def test_without_plotly_it_says_what_to_install(finished, monkeypatch, tmp_path)
 
 
 def test_the_command_writes_the_file_or_says_why_not(finished, tmp_path):
+    (tmp_path / "report.html").write_text("an earlier one")
     result = run("report", finished, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "wrote report.html" in result.stdout
+    assert "wrote report.html, in place of what was there" in result.stdout
     assert (tmp_path / "report.html").stat().st_size < 15e6
     result = run("report", tmp_path / "nowhere", cwd=tmp_path)
     assert result.returncode == 2

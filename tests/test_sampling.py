@@ -41,10 +41,11 @@ def run(tiny_pipeline_folder, tmp_path_factory):
 
 def test_every_image_is_a_file_that_says_what_made_it(run, tiny_pipeline_folder, tmp_path):
     grid = tmp_path / "grid.png"
+    grid.write_bytes(b"an earlier one")
     models = ["--model", tiny_pipeline_folder, "--model", f"{tiny_pipeline_folder}+{run / 'lora'}"]
     options = ["--images", 2, "--steps", 2, "--guidance", 3, "--negative-prompt", "фон", "--seed", 7]
     text = call("sample", "a ring", "two circles", *models, *options, "--resolution", "32x64", "--output", grid)
-    assert f"wrote {grid}, and every image in {tmp_path / 'grid'}" in text
+    assert f"wrote {grid}, and every image in {tmp_path / 'grid'}, in place of what was there" in text
     assert "warning" not in text.lower()
     files = sorted((tmp_path / "grid").iterdir())
     assert [file.name for file in files] == [f"{m}-{i:03d}.png" for m in (0, 1) for i in range(4)]

@@ -117,7 +117,7 @@ def _look_at(path: Path, size: tuple[int, int], origin: str) -> None:
         raise ConfigError(f"{origin}: there is no file {shown(str(path))}; paths start from the folder of the pairs")
     if path.stat().st_size > MAX_FILE:
         raise ConfigError(f"{origin}: {path} has more than {MAX_FILE >> 20} MB; save it smaller")
-    with _reading(path, origin), Image.open(path, formats=FORMATS_OF_PICTURES) as picture:
+    with reading(path, origin), Image.open(path, formats=FORMATS_OF_PICTURES) as picture:
         turned = picture.getexif().get(ORIENTATION, 1) > 4  # by a quarter
         width, height = picture.size[::-1] if turned else picture.size
         alpha, frames = picture.has_transparency_data, getattr(picture, "n_frames", 1)
@@ -144,7 +144,7 @@ def read_picture(path: Path, size: tuple[int, int], origin: str) -> np.ndarray:
     Raises:
         ConfigError: it is damaged; the message names the file and the line of the pairs.
     """
-    with _reading(path, origin), Image.open(path, formats=FORMATS_OF_PICTURES) as picture:
+    with reading(path, origin), Image.open(path, formats=FORMATS_OF_PICTURES) as picture:
         upright = ImageOps.exif_transpose(picture).convert("RGB")
         fitted = ImageOps.fit(upright, (size[1], size[0]), Image.Resampling.BICUBIC)
         pixels: np.ndarray = np.array(fitted)
@@ -152,7 +152,8 @@ def read_picture(path: Path, size: tuple[int, int], origin: str) -> np.ndarray:
 
 
 @contextmanager
-def _reading(path: Path, origin: str) -> Iterator[None]:
+def reading(path: Path, origin: str) -> Iterator[None]:
+    """Whatever is wrong with a picture is one sentence, with the place that names it."""
     try:
         yield
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

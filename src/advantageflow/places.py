@@ -64,6 +64,11 @@ def check_file(path: Path) -> None:
         raise ConfigError(f"{_shown(path)} cannot be written; change its permissions, or name another file")
 
 
+def replacing(path: Path) -> str:
+    """What is said beside "wrote PATH", asked before it is written: "" where nothing is there yet."""
+    return ", in place of what was there" if path.exists() else ""
+
+
 def _nearest(path: Path) -> Path:
     """The path itself, or the nearest folder above it that exists."""
     if "\0" in str(path):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import IO, Annotated, Any, Literal
 
 import typer
 
@@ -78,28 +82,77 @@ def check_rewards(
 @app.command("score")
 @refusable
 def score_images(
-    images: Annotated[list[Path], typer.Argument(help="Image files.", exists=True, dir_okay=False)],
-    prompt: Annotated[str, typer.Option(help="What they should show.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Pictures, folders of pictures, or tables (CSV, JSON lines ...) with the columns image,prompt."
+        ),
+    ],
     reward: Annotated[list[str], typer.Option(help="A reward; may be given several times.")],
+    prompt: Annotated[
+        str | None, typer.Option(help="What all should show; default: each has its own, in a table or in NAME.txt.")
+    ] = None,
+    column: Annotated[str, typer.Option(help="That holds the prompt, in tables.")] = "prompt",
+    form: Annotated[Literal["table", "csv", "json"], typer.Option("--format", help="Of the scores.")] = "table",
+    output: Annotated[Path | None, typer.Option(help="File for the scores; default: they are printed.")] = None,
 ) -> None:
-    """Score image files by one or several rewards."""
-    import numpy as np
-    import torch
-    from PIL import Image
+    """Score pictures on disk by one or several rewards."""
     from rich.console import Console
-    from rich.table import Table
 
+    from advantageflow.errors import ConfigError
+    from advantageflow.places import check_file, replacing
     from advantageflow.rewards import load_reward
-    from advantageflow.rewards.scoring import score
+    from advantageflow.run.progress import Bars, say
+    from advantageflow.studies.scored_files import check_prompts, pictures_of, scored
 
+    for path in (path for path in images if not path.exists()):
+        raise ConfigError(f"{path} does not exist; give pictures, folders or tables")
+    if output:
+        check_file(output)
+    pictures = pictures_of(images, prompt, column)
     functions = {name: load_reward(name) for name in reward}
-    table = Table("image", *reward)
-    for path in images:
-        pixels = np.asarray(Image.open(path).convert("RGB"))
-        image = torch.from_numpy(pixels.copy()).permute(2, 0, 1).unsqueeze(0).float() / 255
-        values = (score(name, function, image, [prompt]).item() for name, function in functions.items())
-        table.add_row(str(path), *(f"{value:.4f}" for value in values))
-    Console(markup=False).print(table)
+    check_prompts(pictures, functions)
+    console = Console(stderr=True)
+    with Bars(console) as bars:
+        task = bars.add("scoring", len(pictures), tell_end=False)
+        rows = scored(pictures, functions, lambda count: bars.advance(task, count))
+        if output is None:
+            _write_scores(rows, [*functions], form, sys.stdout)
+            return
+        earlier, unfinished = replacing(output), output.with_name(f"{output.name}.partial")
+        try:
+            with unfinished.open("w", encoding="utf-8", newline="") as file:
+                _write_scores(rows, [*functions], form, file)
+            unfinished.replace(output)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    say(console, f"wrote {output}{earlier}")
+
+
+def _write_scores(rows: Iterator[dict[str, Any]], rewards: list[str], form: str, file: IO[str]) -> None:
+    """One by one, as they come; a table ends with their means."""
+    if form == "csv":
+        writer = csv.DictWriter(file, ["image", "prompt", *rewards], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    elif form == "json":
+        file.write("[")
+        for number, row in enumerate(rows):
+            file.write((",\n" if number else "\n") + json.dumps(row, ensure_ascii=False))
+        file.write("\n]\n")
+    else:
+        from rich.console import Console
+        from rich.table import Table
+
+        table, sums, count = Table("image", *rewards), dict.fromkeys(rewards, 0.0), 0
+        for row in rows:
+            count += 1
+            table.add_row(row["image"], *(f"{row[name]:.4f}" for name in rewards))
+            sums = {name: sums[name] + row[name] for name in rewards}
+        if count > 1:
+            table.add_section()
+            table.add_row(f"mean of {count}", *(f"{sums[name] / count:.4f}" for name in rewards))
+        Console(file=file, markup=False).print(table)
 
 
 def serve(

@@ -69,9 +69,9 @@ def evaluate(
 
     What is given here wins over a preset, and a preset over a run.
     """
-    from advantageflow.places import check_file
+    from advantageflow.places import check_file, replacing
     from advantageflow.run.checkpoint import write_atomic
-    from advantageflow.run.progress import console
+    from advantageflow.run.progress import console, say
     from advantageflow.studies import side_by_side
 
     shared_by(processes)
@@ -83,7 +83,9 @@ def evaluate(
         images=images, steps=steps, guidance=guidance,
     )  # fmt: skip
     if json_file and place().rank == 0:
+        earlier = replacing(json_file.expanduser())
         write_atomic(json_file.expanduser(), json.dumps(means, indent=2) + "\n")
+        say(console(), f"wrote {json_file}{earlier}")
 
 
 def sample(

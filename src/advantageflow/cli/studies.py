@@ -155,8 +155,9 @@ def report(
     """Show runs in one HTML file: scores, curves, pictures through training, settings."""
     from rich.console import Console
 
-    from advantageflow.places import check_file
+    from advantageflow.places import check_file, replacing
     from advantageflow.reports.run_page import write_report
 
     check_file(output)
-    Console(markup=False).print(f"wrote {write_report(runs, output)}", highlight=False, soft_wrap=True)
+    earlier = replacing(output)
+    Console(markup=False).print(f"wrote {write_report(runs, output)}{earlier}", highlight=False, soft_wrap=True)

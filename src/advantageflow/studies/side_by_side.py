@@ -18,7 +18,7 @@ from advantageflow.evaluation import evaluate as evaluate_images
 from advantageflow.fits import Size
 from advantageflow.models import picture_size
 from advantageflow.pictures import save_picture, to_pil
-from advantageflow.places import check_file, check_folder
+from advantageflow.places import check_file, check_folder, replacing
 from advantageflow.prompts import PromptSet, load_prompts
 from advantageflow.rewards import Reward, check_reward, load_reward
 from advantageflow.rewards.own import name_of, pooled
@@ -262,6 +262,7 @@ def _draw(
 ) -> list[PILImage]:
     if world.rank == 0:
         check_file(output)
+    earlier = replacing(output)
     folder = output.with_suffix("")
     grids, drawn = [], []
     with Bars(console) as bars:
@@ -291,7 +292,7 @@ def _draw(
             grids.append(labelled_grid(found, candidate.name if len(candidates) > 1 else "", columns=images))
     if world.rank == 0:
         save_picture(stack(grids), output, format="PNG")
-    say(console, f"wrote {output}, and every image in {folder}")
+    say(console, f"wrote {output}, and every image in {folder}{earlier}")
     return drawn
 
 
