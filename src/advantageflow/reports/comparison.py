@@ -137,23 +137,27 @@ def draw_figure(results: Mapping[str, Mapping[str, Any]], axis: str, file: Path)
 
 
 def draw_rates(result: Mapping[str, Any], rates: Mapping[str, Sequence[float]], file: Path) -> None:
-    """Last held-out score against the learning rates of each method; arms are labelled "method, rate"."""
-    figure = Figure(figsize=(6.5, 4.4), layout="constrained")
-    panel = figure.subplots()
-    for (method, tried), (color, _) in zip(rates.items(), palette(list(rates)), strict=True):
+    """Last held-out score against the learning rates of each method, a panel each; arms are labelled "method, rate"."""
+    columns = min(4, len(rates))
+    rows = -(-len(rates) // columns)
+    figure = Figure(figsize=(2.3 * columns, 0.5 + 1.5 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
+    ticks = sorted({rate for tried in rates.values() for rate in tried})
+    before = next(iter(result["arms"].values()))["before"]
+    for panel, (method, tried) in zip(panels, rates.items(), strict=False):
         points = [(rate, result["arms"].get(f"{method}, {rate:g}")) for rate in tried]
         known = [(rate, found["after"]["value"]) for rate, found in points if found is not None]
-        panel.plot([rate for rate, _ in known], [score for _, score in known], "o-", color=color, label=method)
-    before = next(iter(result["arms"].values()))["before"]
-    panel.axhline(before, color="grey", linestyle=":", label="base model")
-    panel.set_xscale("log")
-    ticks = sorted({rate for tried in rates.values() for rate in tried})
-    panel.set_xticks(ticks, [f"{rate:g}" for rate in ticks])
-    panel.set_xticks([], minor=True)
-    panel.set_xlabel("learning rate")
-    panel.set_ylabel(f"held-out {result['score']} after the run")
-    panel.grid(alpha=0.3)
-    panel.legend()
+        panel.plot([rate for rate, _ in known], [score for _, score in known], "o-", color="#0b66c3", markersize=4)
+        panel.axhline(before, color="grey", linestyle=":")
+        panel.set_title(method, fontsize="small")
+        panel.set_xscale("log")
+        panel.set_xticks(ticks, [f"{rate:g}"[1:] for rate in ticks], fontsize="x-small", rotation=60)
+        panel.set_xticks([], minor=True)
+        panel.grid(alpha=0.3)
+    for panel in panels[len(rates) :]:
+        panel.set_axis_off()
+    figure.supxlabel("learning rate; dotted: the base model", fontsize="medium")
+    figure.supylabel(f"held-out {result['score']}", fontsize="medium")
     _save(figure, file)
 
 
