@@ -34,7 +34,7 @@ dist: $(READY)
 	rm -rf dist
 	$(BIN)/python -m build
 	$(BIN)/python -m twine check --strict dist/*
-	test $$(wc -c < dist/*.whl) -le $(LARGEST_WHEEL)
+	test $$(cat dist/*.whl | wc -c) -le $(LARGEST_WHEEL)
 
 $(READY): pyproject.toml constraints.txt
 	@echo "setting up .venv: 150 packages, PyTorch among them: 2.5 GB on disk, 8 GB with its CUDA build; minutes, once"
