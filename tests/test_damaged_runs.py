@@ -131,7 +131,10 @@ def test_a_damaged_strip_of_an_early_version_is_named(damage, finished, tmp_path
 @pytest.mark.parametrize("damage", [*ANY, "a key missing", "evaluations of no kind"])
 def test_a_damaged_record_is_named(damage, finished, tmp_path):
     file = tmp_path / "record.json"
-    read_run(finished, "arm", 0).save(file)
+    record = read_run(finished, "arm", 0)
+    assert "threads" in record.environment
+    assert "command" not in record.environment  # which has folders of this machine
+    record.save(file)
     assert Record.load(file).iterations == 3
     own = {
         "a key missing": edited(lambda content: {key: content[key] for key in content if key != "seed"}),

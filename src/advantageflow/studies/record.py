@@ -116,7 +116,8 @@ def read_run(folder: Path, label: str, seed: int, diverged: bool = False) -> Rec
         evaluations=[(point.iteration, point.scores) for point in points],
         metrics={name: [row[name] for row in rows] for name in names},
         peak_memory=summary.get("peak_memory") if summary else None,
-        environment=directory.environment(),
+        # a command has folders of the machine that it was typed on, which is nothing for a record that is shared
+        environment={key: value for key, value in directory.environment().items() if key != "command"},
     )
 
 
