@@ -44,8 +44,8 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
     notebook = nbformat.read(EXAMPLES / "laptop.ipynb", as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert not any(cell.outputs or cell.execution_count for cell in code)
-    smaller = {'"run.iterations": 3': '"run.iterations": 1', "ITERATIONS = 6": "ITERATIONS = 1"}
-    smaller |= {'iteration": 16': 'iteration": 2', 'images": 64': 'images": 4'}
+    smaller = {'"run.iterations": 3': '"run.iterations": 1', "ITERATIONS = 12": "ITERATIONS = 1"}
+    smaller |= {'iteration": 8': 'iteration": 2', 'images": 64': 'images": 4'}
     source = "".join(cell.source for cell in code)
     assert all(large in source for large in smaller)
     for cell in code:
