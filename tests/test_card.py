@@ -45,6 +45,7 @@ def test_a_known_base_brings_its_licence_and_its_own_page(tmp_path, finished):
     config = (run / "config.yaml").read_text()
     path = yaml.safe_load(config)["model"]["path"]
     (run / "config.yaml").write_text(config.replace(path, "stabilityai/stable-diffusion-3.5-medium"))
+    (run / "lora" / "README.md").unlink()  # that of another base
     command("push", run, "me/mine", "--dry-run")
     card = ModelCard.load(run / "lora" / "README.md")
     assert card.data.base_model == "stabilityai/stable-diffusion-3.5-medium"
@@ -73,6 +74,18 @@ def test_a_dry_run_lists_what_push_sends(finished, monkeypatch):
     _, text = command("push", finished, "me/mine", "--private")
     assert text.endswith("6 files are at https://hub/me/mine")
     assert sent == {"name": "me/mine", "private": True, "exist_ok": True, "files": FILES}
+
+
+def test_a_card_that_was_edited_is_sent_as_it_is(finished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    card = run / "lora" / "README.md"
+    for name in ("me/first", "me/second"):  # another repository is no edit
+        assert "stays as it is" not in command("push", run, name, "--dry-run")[1]
+        assert name in card.read_text()
+    card.write_text(card.read_text().replace("## Use", "Mind the gap.\n\n## Use"))
+    assert "README.md was changed here, and stays as it is" in command("push", run, "me/second", "--dry-run")[1]
+    assert "Mind the gap." in card.read_text()
 
 
 def test_what_cannot_be_sent_is_refused(finished, tmp_path, monkeypatch):

@@ -31,9 +31,11 @@ def push(
         why = "is not finished" if summary is None else "trained all weights, and has no adapter"
         raise ConfigError(f"{run} {why}; push needs the adapter of a finished run: advantageflow train --resume {run}")
     with locked(run):
-        write_card(directory, folder, summary, repository)
+        kept = write_card(directory, folder, summary, repository, keep=True)
     files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
     console = Console(markup=False, highlight=False, soft_wrap=True)
+    if kept:
+        console.print("README.md was changed here, and stays as it is")
     for file in files:
         console.print(f"{file.stat().st_size / 1e6:9.3f} MB  {file.relative_to(folder)}")
     if dry_run:

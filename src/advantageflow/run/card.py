@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 SHOWN = 6  # pictures
 HERE = "PATH/TO/THIS/FOLDER"
+ADDRESS = re.compile(r'(?<=load_lora_weights\(")[^"]*|(?<=--lora )\S*')  # of a repository, in a card
 # Licences of bases that are known: what holds for the base holds for what was derived from it
 LICENSES: dict[str, dict[str, str]] = {
     "stabilityai/stable-diffusion-3.5-medium": {"license": "other", "license_name": "stabilityai-ai-community"},
@@ -44,12 +46,18 @@ advantageflow sample {typed} --model {base} --lora {repository}
 ```"""
 
 
-def write_card(directory: RunDirectory, folder: Path, summary: Mapping[str, Any], repository: str = HERE) -> None:
+def write_card(
+    directory: RunDirectory, folder: Path, summary: Mapping[str, Any], repository: str = HERE, *, keep: bool = False
+) -> bool:
     """Write README.md, the pictures that it shows and the recipe into the folder of a finished run's adapter.
 
     Args:
         summary: of the run.
         repository: OWNER/NAME where it will be.
+        keep: a README.md that somebody has changed, but for its repository.
+
+    Returns:
+        Whether it was kept.
     """
     config = directory.config()
     drawn = sampled_iterations(directory.samples)
@@ -61,9 +69,12 @@ def write_card(directory: RunDirectory, folder: Path, summary: Mapping[str, Any]
         sample.picture.convert("RGB").save(images / f"{number}.png")
     write_atomic(folder / "config.yaml", dump_config(config))
     prompts = [sample.prompt for sample in shown]
-    write_atomic(
-        folder / "README.md", f"---\n{_front(config, prompts)}---\n\n{_body(config, summary, prompts, repository)}"
-    )
+    file, text = folder / "README.md", f"---\n{_front(config, prompts)}---\n\n"
+    text += _body(config, summary, prompts, repository)
+    there = file.read_text(encoding="utf-8") if keep and file.is_file() else text
+    changed = ADDRESS.sub("", there) != ADDRESS.sub("", text)
+    write_atomic(file, there.replace(HERE, repository) if changed else text)
+    return changed
 
 
 def _front(config: Config, prompts: list[str]) -> str:
