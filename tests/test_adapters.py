@@ -11,7 +11,7 @@ from test_families import FAMILIES, folder, load  # noqa: F401
 
 from advantageflow.adapter_formats import write_kohya
 from advantageflow.adapter_names import PUBLISHED
-from advantageflow.adapters import FILE, fit, join, of_factors, read_adapter, write_adapter
+from advantageflow.adapters import FILE, fit, join, of_factors, read_adapter, read_adapters, write_adapter
 from advantageflow.errors import ConfigError, NonFiniteError
 from advantageflow.models import load_model
 from advantageflow.policy import Policy
@@ -309,6 +309,9 @@ def test_adapters_are_added_with_their_weights_as_diffusers_does(tiny_model, tmp
         plain.pipeline.load_lora_weights(place, adapter_name=name)
     plain.pipeline.set_adapters(["a", "b"], [0.7, 1.0])
     torch.testing.assert_close(velocity(both), velocity(plain), atol=1e-4, rtol=1e-4)
+    for nameless in ("", "a+", ":0.5", "+a:0.5"):
+        with pytest.raises(ConfigError, match="lack a name; allowed: ADAPTER"):
+            read_adapters(nameless)
     with pytest.raises(ConfigError, match="has the weight 'much'; allowed: a number"):
         load_model(path).load_adapter(f"{places[0]}:much")
 

@@ -132,6 +132,7 @@ def test_a_configuration_that_is_read_back_is_the_same_to_the_letter():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (["learn.t_range=[0.2]"], r"learn.t_range is \[0.2\]; allowed: \[FIRST, SECOND\], each a number from 0 to 1"),
         (["learn.t_range=[0.6, 0.2]"], r"learn.t_range is \[0.6, 0.2\]; the first must be below the second"),
         (["learn.t_range=[0.5, 1]"], "set learn.t_distribution to uniform or logit_normal"),
         (["objective=flow-grpo", "learn.share=group"], "objective 'flow-grpo' noises no images; set learn.share=null"),

@@ -8,6 +8,7 @@ import sys
 import pytest
 from command_line import command_line
 
+from advantageflow.cli import main
 from advantageflow.config import flatten, load_config
 from advantageflow.objectives import all_methods
 from advantageflow.reading import recipe_names
@@ -48,6 +49,21 @@ TOGETHER = (
 def test_every_choice_is_allowed(setting):
     for choice in setting.choices if setting.key not in TOGETHER else setting.choices[:1]:
         assert load_config("sd35m-ocr" if setting.key == "reward" else "scenes", [f"{setting.key}={choice}"])
+
+
+def test_settings_are_listed_of_a_recipe_alone(tmp_path):
+    for option in (["--resume", tmp_path], ["--plan"], ["--rehearse"], ["--output", tmp_path / "run"]):
+        code, _, text = command_line("train", "--settings", *option)
+        assert code == 2
+        assert "give no --resume, --output, --plan or --rehearse" in text
+
+
+def test_a_stdout_that_is_closed_is_no_error(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["advantageflow", "recipes"])
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
 
 
 def test_recipes_are_listed_in_80_columns(monkeypatch):

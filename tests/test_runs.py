@@ -69,6 +69,12 @@ def test_a_finished_run_says_so_and_what_to_type(finished):
         command("train", "--resume", finished, "learn.learning_rate=1e-3")
 
 
+def test_what_is_to_be_typed_has_its_folder_quoted(finished, tmp_path):
+    folder = tmp_path / "runs of mine"
+    shutil.copytree(finished, folder)
+    assert f"advantageflow train --resume '{folder}' run.iterations=12" in command("train", "--resume", folder)[1]
+
+
 def test_the_best_checkpoint_is_kept_and_exported(finished, tmp_path):
     assert saved(finished / "checkpoints") == [2, 5, 6]
     for name, iteration in (("best", 2), ("last", 6), ("5", 5)):

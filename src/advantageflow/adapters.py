@@ -86,12 +86,14 @@ def read_adapters(source: str) -> list[AdapterFile]:
     """Read adapters that are added: ADAPTER, or ADAPTER:WEIGHT+ADAPTER:WEIGHT and so on, a weight being 1 by default.
 
     Raises:
-        ConfigError: a weight is no number, or see `read_adapter`.
+        ConfigError: a name is missing, a weight is no number, or see `read_adapter`.
     """
-    if Path(source).expanduser().exists():
+    if source and Path(source).expanduser().exists():
         return [read_adapter(source)]
-    found = []
-    for part in source.split("+"):
+    parts, found = source.split("+"), []
+    if any(not part or part.startswith(":") for part in parts):  # "" would be the current folder
+        raise ConfigError(f"the adapters {shown(source)} lack a name; allowed: ADAPTER, or ADAPTER:0.7+ADAPTER:0.5")
+    for part in parts:
         name, colon, weight = part.rpartition(":")
         if not colon or Path(part).expanduser().exists():
             name, weight = part, "1"

@@ -17,7 +17,7 @@ from advantageflow.config import Config
 from advantageflow.config_rules import check_path
 from advantageflow.devices import choose_device
 from advantageflow.environment import environment, versions
-from advantageflow.errors import ConfigError
+from advantageflow.errors import ConfigError, to_type
 from advantageflow.evaluated import described
 from advantageflow.fingerprint import of_value
 from advantageflow.models import (
@@ -123,7 +123,7 @@ def train_on(
                 return
     done = summary["iterations"] if summary else 0
     text = (
-        f"{folder} is finished, after {done} iterations; to go on: advantageflow train --resume {folder} "
+        f"{folder} is finished, after {done} iterations; to go on: advantageflow train --resume {to_type(folder)} "
         f"run.iterations={2 * done}" + (" run.max_seconds=null" if config.run.max_seconds else "")
     )
     if overrides:

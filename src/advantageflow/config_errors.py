@@ -18,6 +18,7 @@ ALLOWED = {
     "evaluation.rewards": "allowed: a reward for each label: {exact: scenes_exact, preference: pickscore}",
     "evaluation.prompts_shown": "allowed: how many held-out prompts, from 1 to 256, or a list of 1 to 256 prompts",
     "learn.batch_size": _BATCH,
+    "learn.t_range": "allowed: [FIRST, SECOND], each a number from 0 to 1, the first below the second",
     "model.device": "allowed: auto, cpu, mps, cuda, cuda:NUMBER",
     "model.resolution": "allowed: pixels, such as 512, or [height, width], such as [512, 768]",
     "policy.rollout_decay": "allowed: a schedule (0, 1 or 2) or a constant between 0 and 1",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,11 @@ def shown(value: object, most: int = 200) -> str:
     except (ValueError, RecursionError):  # Python writes no number of more than 4300 digits
         text = f"a {type(value).__name__} that is too large to be shown"
     return cut(text, most)
+
+
+def to_type(path: Path) -> str:
+    """A path as it is typed in a shell."""
+    return shlex.quote(str(path))
 
 
 def cut(text: str, most: int = 200) -> str:

@@ -105,6 +105,8 @@ def _quiet() -> None:
     if not sys.warnoptions:
         for kind in (DeprecationWarning, FutureWarning, UserWarning):
             warnings.filterwarnings("ignore", category=kind, module=NOISY)
+    if sys.stdout is None:  # it was closed, as by >&-
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a character is no reason to stop
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

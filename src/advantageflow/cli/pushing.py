@@ -17,7 +17,7 @@ def push(
     """Send a run's adapter to the Hugging Face hub, with its card, its pictures and its recipe."""
     from rich.console import Console
 
-    from advantageflow.config import ConfigError
+    from advantageflow.errors import ConfigError, to_type
     from advantageflow.hub import check_repository, send
     from advantageflow.run.card import write_card
     from advantageflow.run.directory import RunDirectory
@@ -29,7 +29,8 @@ def push(
     summary = directory.summary()
     if summary is None or not folder.is_dir():
         why = "is not finished" if summary is None else "trained all weights, and has no adapter"
-        raise ConfigError(f"{run} {why}; push needs the adapter of a finished run: advantageflow train --resume {run}")
+        more = f"advantageflow train --resume {to_type(run)}"
+        raise ConfigError(f"{run} {why}; push needs the adapter of a finished run: {more}")
     with locked(run):
         kept = write_card(directory, folder, summary, repository, keep=True)
     files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))

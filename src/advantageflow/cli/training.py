@@ -39,7 +39,7 @@ def train(
 ) -> None:
     """Improve a model with a reward."""
     if settings:
-        show_settings([*([recipe] if recipe else []), *(changes or [])])
+        _list_settings(recipe, changes, nothing_else=not (resume or output or plan or rehearse))
         return
 
     from rich.console import Console
@@ -73,6 +73,16 @@ def train(
     except Stopped as stopped:
         say(Console(), str(stopped))
         raise typer.Exit(EXIT_CODE) from None
+
+
+def _list_settings(recipe: str | None, changes: list[str] | None, *, nothing_else: bool) -> None:
+    from advantageflow.errors import ConfigError
+
+    if not nothing_else:
+        raise ConfigError(
+            "--settings lists those of a recipe; give no --resume, --output, --plan or --rehearse with it"
+        )
+    show_settings([*([recipe] if recipe else []), *(changes or [])])
 
 
 def _rehearse(

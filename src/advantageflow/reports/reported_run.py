@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from advantageflow.config import Config, ConfigError
+from advantageflow.errors import to_type
 from advantageflow.methods import label_of
 from advantageflow.reports.page import Place
 from advantageflow.reports.page_pictures import FULL_BYTES, PICTURES, Picture, read_pictures
@@ -81,7 +82,8 @@ def load_run(folder: Path, name: str, runs: int = 1) -> ReportedRun:
     rows = directory.metrics()
     if not rows:
         raise ConfigError(
-            f"{folder} has no finished iteration to report; continue it with: advantageflow train --resume {folder}"
+            f"{folder} has no finished iteration to report; continue it with: "
+            f"advantageflow train --resume {to_type(folder)}"
         )
     summary = directory.summary()
     if summary:

@@ -31,7 +31,7 @@ from torch import Tensor
 from advantageflow.config import Config, ConfigError, RunSettings, check_config, dump_config
 from advantageflow.custom_code import RefusedError
 from advantageflow.environment import begun_with
-from advantageflow.errors import writing
+from advantageflow.errors import to_type, writing
 from advantageflow.places import check_folder
 from advantageflow.run.card import write_card
 from advantageflow.run.changes import EARLIER, evaluates_anew
@@ -96,7 +96,7 @@ class RunDirectory:
         if (path / "config.yaml").exists():
             if saved(path / "checkpoints") or (path / "summary.json").exists() or _size(path / "metrics.jsonl"):
                 raise ConfigError(
-                    f"{path} already holds a run; continue it with --resume {path}, or choose another --output"
+                    f"{path} already holds a run; continue it with --resume {to_type(path)}, or choose another --output"
                 )
         elif path.exists() and any(entry.name not in (LOCK, HOLDER) for entry in path.iterdir()):
             raise ConfigError(f"{path} is not an empty folder; choose another --output")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from advantageflow.errors import to_type
 from advantageflow.ranks import place
 
 EXIT_CODE = 130  # of a run that was stopped and can be continued, whatever the signal
@@ -22,7 +23,7 @@ class Stopped(KeyboardInterrupt):
     """A run was stopped by a signal before its end; it can be continued. Rewards may still be computed."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(f"stopped; continue with: advantageflow train --resume {folder}")
+        super().__init__(f"stopped; continue with: advantageflow train --resume {to_type(folder)}")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from advantageflow.errors import to_type
 from advantageflow.run.collapse import lost_variety, variety_warning
 from advantageflow.run.directory import RunDirectory
 from advantageflow.run.hacking import hacking_warning, untrained
@@ -22,7 +23,7 @@ def print_summary(console: Console, directory: RunDirectory, summary: Mapping[st
     minutes = summary["seconds"]["training"] / 60
     say(console, f"{summary['iterations']} iterations, {minutes:.1f} minutes of training")
     say(console, f"pictures: {directory.samples / 'before_after.png'}, {directory.curve}")
-    say(console, f"in one page: advantageflow report {directory.path}")
+    say(console, f"in one page: advantageflow report {to_type(directory.path)}")
     rows = directory.metrics()
     diversity = [row["diversity"] for row in rows]
     if lost_variety(diversity):

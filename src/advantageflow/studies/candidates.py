@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advantageflow.config import Config, ModelSettings, check_config
-from advantageflow.errors import ConfigError, shown
+from advantageflow.errors import ConfigError, shown, to_type
 
 if TYPE_CHECKING:
     from advantageflow.models.base import FlowModel
@@ -118,7 +118,7 @@ def of_run(run: Path, config: Config, lora: str | None, settings: dict[str, Any]
         return [Candidate(base.path, base), Candidate(str(transformer), base, transformer=transformer)]
     raise ConfigError(
         f"{run} has no lora folder yet; it is written at every evaluation (evaluation.every) and at the end: wait, or "
-        f"write it with: advantageflow export {run} --output DIR"
+        f"write it with: advantageflow export {to_type(run)} --output DIR"
     )
 
 

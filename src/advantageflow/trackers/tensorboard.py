@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
+from advantageflow.errors import to_type
 from advantageflow.trackers.base import Opening, Tracker
 
 
@@ -20,7 +21,7 @@ class TensorBoard(Tracker):
         folder = opening.folder / "tensorboard"
         self._writer = SummaryWriter(str(folder), purge_step=opening.step + 1 if opening.step else None)
         self._writer.add_text("settings", "".join(f"    {line}\n" for line in opening.yaml.splitlines()), 0)
-        self.place = f"tensorboard --logdir {folder}"
+        self.place = f"tensorboard --logdir {to_type(folder)}"
 
     def picture(self, step: int, name: str, file: Path) -> None:
         with Image.open(file) as picture:

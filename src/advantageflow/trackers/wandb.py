@@ -12,7 +12,7 @@ from pathlib import Path
 
 import wandb
 
-from advantageflow.errors import ConfigError
+from advantageflow.errors import ConfigError, to_type
 from advantageflow.trackers.base import PROJECT, Opening, Tracker
 
 # Bars are drawn on our console; the machine, the command line, code and commit are nobody's business unless asked for.
@@ -33,7 +33,7 @@ class WandB(Tracker):
         )
         known = self._run.starting_step - 1 if self._run.resumed else 0
         self.last = None if self._run.offline else known
-        self.place = f"wandb sync {Path(self._run.dir).parent}" if self._run.offline else str(self._run.url)
+        self.place = f"wandb sync {to_type(Path(self._run.dir).parent)}" if self._run.offline else str(self._run.url)
 
     @classmethod
     def check(cls) -> None:
