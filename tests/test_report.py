@@ -1,5 +1,6 @@
 """The report: what it says of known runs, that it needs nothing but itself, and that it works in a browser."""
 
+import os
 import shutil
 import sys
 from html.parser import HTMLParser
@@ -14,7 +15,7 @@ from advantageflow.evaluation import Evaluation
 from advantageflow.pictures import to_pil
 from advantageflow.reports.colors import color_of, palette
 from advantageflow.reports.comparison_page import side_by_side, write_comparison
-from advantageflow.reports.page import duration, number, signed
+from advantageflow.reports.page import duration, number, render, signed
 from advantageflow.reports.page_pictures import extremes, read_pictures
 from advantageflow.reports.reported_run import load_run
 from advantageflow.reports.run_page import write_report
@@ -191,6 +192,12 @@ def test_prompts_and_names_are_text_whatever_they_hold(page, comparison_page):
         content = file.read_text()
         assert NASTY in Elements(content).text
         assert "<script>alert" not in content.replace("\\u003cscript", "")
+
+
+def test_a_folder_whose_name_is_no_text_has_a_page():
+    name = os.fsdecode(b"caf\xe9")
+    page = {"title": name, "why": "", "live": "", "palette": []}
+    assert "caf?" in render("waiting.html.jinja", page, "").encode().decode()
 
 
 def test_it_can_be_used_without_sight_or_mouse(page, comparison_page):

@@ -151,7 +151,8 @@ def render(template: str, page: Mapping[str, Any], library: str) -> str:
         "gibibytes": gibibytes,
         "wrappable": wrappable,
     }
-    return environment.get_template(template).render({"live": None, **page}, library=Markup(library))
+    text = environment.get_template(template).render({"live": None, **page}, library=Markup(library))
+    return text.encode(errors="replace").decode()  # a folder's name may be bytes that are no text
 
 
 def write_page(template: str, page: Mapping[str, Any], library: str, output: Path) -> Path:
