@@ -12,7 +12,7 @@ import pytest
 import torch
 from command_line import command_line
 
-from advantageflow.config import check_config
+from advantageflow.config import LearnSettings, check_config
 from advantageflow.errors import ConfigError
 from advantageflow.fits import Fits
 from advantageflow.flow import shift_t
@@ -118,7 +118,8 @@ def test_what_is_compared_is_the_velocity_that_averages_induce():
 
 @pytest.mark.parametrize("distribution", ["rollout_grid", "uniform"])
 def test_half_of_the_spans_have_no_length_and_a_quarter_end_at_the_image(distribution):
-    t, r = draw_spans(distribution, [*range(1000)], 4, Gaussian().sigmas(4), (0, 0))
+    learn = LearnSettings(t_distribution=distribution, t_draws=4)
+    t, r = draw_spans(learn, [*range(1000)], Gaussian().sigmas(4), (0, 0))
     assert t.shape == r.shape == (1000, 4)
     assert ((r <= t) & (t > 0) & (t <= 1) & (r >= 0)).all()
     assert (r == 0).double().mean().item() == pytest.approx(0.25, abs=0.02)

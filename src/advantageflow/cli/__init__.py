@@ -106,7 +106,7 @@ def _quiet() -> None:
         for kind in (DeprecationWarning, FutureWarning, UserWarning):
             warnings.filterwarnings("ignore", category=kind, module=NOISY)
     if sys.stdout is None:  # it was closed, as by >&-
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a character is no reason to stop
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
