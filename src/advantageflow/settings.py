@@ -9,7 +9,7 @@ import types
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 from pydantic import BaseModel
@@ -69,7 +69,7 @@ def settings(recipe: str | None = None, changes: Iterable[str] = ()) -> list[Set
     found = _of_section("", Config, config, default)
     for name, field in Config.model_fields.items():
         inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
+        if _is_section(inner):
             found += _of_section(f"{name}.", inner, getattr(config, name), getattr(default, name))
         elif name == "objective":
             found += _of_method(config.objective)
@@ -83,7 +83,7 @@ def about() -> dict[str, str]:
         inner = field.annotation
         if name == "objective":
             told[name] = "The method, and what may be set of it."
-        elif isinstance(inner, type) and issubclass(inner, BaseModel):
+        elif _is_section(inner):
             told[name] = inspect.getdoc(inner) or ""
     return told
 
@@ -112,15 +112,20 @@ def typed(value: Any) -> str:
     return text.removesuffix("\n").removesuffix("\n...")
 
 
+def _is_section(hint: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(hint, type) and issubclass(hint, BaseModel)
+
+
 def _of_section(prefix: str, section: type[BaseModel], given: BaseModel, default: BaseModel) -> list[Setting]:
     hints = typing.get_type_hints(section, include_extras=True)
     plain, usual = given.model_dump(mode="json"), default.model_dump(mode="json")
     found = []
     for name, field in section.model_fields.items():
         inner, key = field.annotation, prefix + name
-        if key == "objective" or (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        if key == "objective" or _is_section(inner):
             continue
-        words = ALLOWED.get(key, "").removeprefix(WORDS) if ALLOWED.get(key, "").startswith(WORDS) else ""
+        told = ALLOWED.get(key, "")
+        words = told.removeprefix(WORDS) if told.startswith(WORDS) else ""
         found.append(
             Setting(
                 key,
