@@ -12,7 +12,7 @@ from advantageflow.config import check_config, load_config, recipe_names
 from advantageflow.errors import ConfigError
 from advantageflow.methods import changes_of, describe, describe_method, split_label
 from advantageflow.objectives import all_methods, find, names
-from advantageflow.paper.experiments import ARMS, FIGURES, GRADIENTS, OTHERS
+from advantageflow.paper.experiments import ARMS, FEW_STEPS, FIGURES, GRADIENTS, OTHERS
 from advantageflow.reports.colors import color_of, palette
 from advantageflow.reports.methods import markdown
 
@@ -112,7 +112,7 @@ def test_every_method_says_what_it_is(name):
     assert len(method.colors) >= 1
 
 
-@pytest.mark.parametrize(("figure", "arms"), [("others", OTHERS), ("gradients", GRADIENTS)])
+@pytest.mark.parametrize(("figure", "arms"), [("others", OTHERS), ("gradients", GRADIENTS), ("few-steps", FEW_STEPS)])
 def test_the_recipes_of_other_methods_are_what_is_measured(figure, arms):
     (panel,) = (panel for panel in FIGURES["methods"] if panel.name == figure)
     named = {"Best of group": "scenes-best-of-group", "RVM": "scenes-rvm"}

@@ -87,11 +87,17 @@ GRADIENTS: dict[str, tuple[str, ...]] = {
     "DRaFT-LV": ("objective=draft-lv", "objective.sigma=0.3", _SMALL),
     "ReFL": ("objective=refl", "objective.last_steps=6", _SMALL),
 }
+# Models that draw in four steps, by average velocities.
+FEW_STEPS: dict[str, tuple[str, ...]] = {
+    "MeanFlowAdvantage": ("objective=mean-flow-advantage",),
+    "MeanFlowNFT": ("objective=mean-flow-nft", "policy.rollout_decay=0.8"),
+}
+FIELD = OTHERS | GRADIENTS | FEW_STEPS
 # Their search: three rates for each, and further ones where the best is at an end.
 FIELD_RATES: dict[str, tuple[float, ...]] = {
     **dict.fromkeys(("DiffusionART", "G2RPO", *(label for label in OTHERS if "GRPO" in label), *GRADIENTS), _SLOWER),
     **dict.fromkeys(("AWM", "Flow-DPO", "RAM", "ADRPO", "Reward-weighted regression"), _FASTER),
-    **dict.fromkeys(("ORW-CFM-W2", "CRD"), _FASTER),
+    **dict.fromkeys(("ORW-CFM-W2", "CRD", *FEW_STEPS), _FASTER),
     **dict.fromkeys(("FlowAWR", "AC-Flow", "DGPO", "Best of group"), (*_FASTER, 8e-3)),
     **dict.fromkeys(("V-GRPO", "RVM"), (5e-4, *_FASTER)),
     "EPG": (1.25e-4, 2.5e-4, 5e-4, *_FASTER),
@@ -108,6 +114,7 @@ FIELD_CHOSEN: dict[str, float] = {
 FIELD_LEARNING_RATES: dict[str, float] = {
     **dict.fromkeys((*OTHERS, *GRADIENTS), 1e-3),
     **dict.fromkeys(("RAM", "ADRPO", "Reward-weighted regression", "ORW-CFM-W2", "CRD"), 4e-3),
+    **dict.fromkeys(FEW_STEPS, 2e-3),
     "EPG": 2.5e-4,
     **FIELD_CHOSEN,
 }
@@ -138,15 +145,14 @@ def _arms() -> dict[str, tuple[str, ...]]:
         "AdvantageFlow(1.1), re-centred": (*found[AF], "advantage.recenter=true"),
     }
     found |= {step: (*changes, found[AF_A][-1]) for step, changes in STEPS.items()}
-    field = OTHERS | GRADIENTS
-    found |= {label: (*changes, _rate(FIELD_LEARNING_RATES[label])) for label, changes in field.items()}
+    found |= {label: (*changes, _rate(FIELD_LEARNING_RATES[label])) for label, changes in FIELD.items()}
     found |= {lever(name): settings_of(name) for name in LEVERS}
     found |= {
         searched(method, rate): (*METHODS[method], _rate(rate)) for method in METHODS for rate in SEARCHED_RATES[method]
     }
     return found | {
         searched(method, rate): (*changes, _rate(rate), "evaluation.every=25")  # the last score alone counts
-        for method, changes in field.items()
+        for method, changes in FIELD.items()
         for rate in FIELD_RATES[method]
     }
 
@@ -217,6 +223,8 @@ FIELD_SEARCH = (
     _field_search("search-others", "learning rates of other methods", "paper/scenes", "graded", OTHERS),
     _field_search("search-gradients", "learning rates of methods of a differentiable reward", "paper/preference",
                   "preference", GRADIENTS),
+    _field_search("search-few-steps", "learning rates of methods of average velocities", "paper/few-steps", "graded",
+                  FEW_STEPS),
 )  # fmt: skip
 FIGURES: dict[str, tuple[Panel, ...]] = {
     "search": (SEARCH,),
@@ -258,6 +266,8 @@ FIGURES: dict[str, tuple[Panel, ...]] = {
         Panel("others", "other methods", "paper/scenes", "graded", (AF, GRPO, *OTHERS), THREE_SEEDS, AF),
         Panel("gradients", "methods of a differentiable reward", "paper/preference", "preference",
               (AF, GRPO, *GRADIENTS), THREE_SEEDS, AF),
+        Panel("few-steps", "pictures in four steps", "paper/few-steps", "graded", tuple(FEW_STEPS), THREE_SEEDS,
+              "MeanFlowNFT"),
     ),
 }  # fmt: skip
 

@@ -37,15 +37,16 @@ def _write(study: Study, name: str) -> bool:
     write_atomic(file.with_suffix(".json"), json.dumps({"made": made, **results}, indent=1) + "\n")
     tables = [f"### {titles[panel]}\n\n{table(result)}" for panel, result in results.items()]
     write_atomic(file.with_suffix(".md"), "\n".join([*tables, _told(made)]))
-    if name == "lever-search":
-        draw_ends(results[panels[0].name], study.results / name)
+    drawn = {titles[panel]: result for panel, result in results.items()}
+    if name in ("lever-search", "methods"):  # too many arms for curves
+        draw_ends(drawn, file)
     elif name.endswith("search"):
         for panel, result in results.items():
             tried = {label.rpartition(", ")[0] for label in result["arms"]}
             rates = {label: found for label, found in (SEARCHED_RATES | FIELD_RATES).items() if label in tried}
             draw_rates(result, rates, study.results / panel)
     else:
-        draw_figure({titles[panel]: result for panel, result in results.items()}, "images", file)
+        draw_figure(drawn, "images", file)
     if name == "fig3b":
         gamma, unregularized = panels[:2]
         unstable = [record for record in study.records(gamma) if record.label == gamma_arm(0.2)]

@@ -161,20 +161,23 @@ def draw_rates(result: Mapping[str, Any], rates: Mapping[str, Sequence[float]], 
     _save(figure, file)
 
 
-def draw_ends(result: Mapping[str, Any], file: Path) -> None:
-    """Last held-out score of each arm with its interval over seeds, the highest first, against the baseline's."""
-    arms = result["arms"]
-    ends = {label: arms[label]["after"] for label in sorted(arms, key=lambda label: arms[label]["after"]["value"])}
-    figure = Figure(figsize=(6.5, 1 + 0.26 * len(ends)), layout="constrained")
-    panel = figure.subplots()
-    for row, (label, end) in enumerate(ends.items()):
-        color = "#c9480b" if label == result["baseline"] else "#0b66c3"
-        panel.plot([end["low"], end["high"]], [row, row], color=color, alpha=0.5)
-        panel.plot([end["value"]], [row], "o", color=color)
-    panel.axvline(ends[result["baseline"]]["value"], color="#c9480b", linestyle=":")
-    panel.set_yticks(range(len(ends)), list(ends))
-    panel.set_xlabel(f"held-out {result['score']} after the run")
-    panel.grid(alpha=0.3, axis="x")
+def draw_ends(results: Mapping[str, Mapping[str, Any]], file: Path) -> None:
+    """Last held-out scores with intervals over seeds, the highest first, a panel per title; dotted: the baseline's."""
+    heights = [1 + 0.26 * len(result["arms"]) for result in results.values()]
+    figure = Figure(figsize=(6.5, sum(heights)), layout="constrained")
+    panels = figure.subplots(len(results), squeeze=False, height_ratios=heights).flatten()
+    for panel, (title, result) in zip(panels, results.items(), strict=True):
+        ends = sorted(((arm, found["after"]) for arm, found in result["arms"].items()), key=lambda end: end[1]["value"])
+        for row, (arm, end) in enumerate(ends):
+            color = "#c9480b" if arm == result["baseline"] else "#0b66c3"
+            panel.plot([end["low"], end["high"]], [row, row], color=color, alpha=0.5)
+            panel.plot([end["value"]], [row], "o", color=color)
+        panel.axvline(result["arms"][result["baseline"]]["after"]["value"], color="#c9480b", linestyle=":")
+        panel.axvline(base_score(result), color="grey", linestyle=":")
+        panel.set_yticks(range(len(ends)), [arm for arm, _ in ends])
+        panel.set_title(title)
+        panel.set_xlabel(f"held-out {result['score']} after the run; grey: the base model")
+        panel.grid(alpha=0.3, axis="x")
     _save(figure, file)
 
 
