@@ -276,6 +276,11 @@ def test_a_run_becomes_a_record_and_is_not_repeated(tmp_path, tiny_pipeline_fold
     list(in_parallel(tasks(study, study.plan([panel]), 1), 2))
 
 
+def test_the_help_names_every_figure():
+    told = run("reproduce", "--help").stdout
+    assert not [name for name in FIGURES if name not in told]
+
+
 def test_a_wrong_figure_stops_at_once():
     result = run("reproduce", "fig1")
     assert result.returncode == 2

@@ -103,7 +103,10 @@ def _until_stopped(tell: Callable[[str], None]) -> Iterator[None]:
 
 def reproduce(
     figure: Annotated[
-        str, typer.Argument(help="fig2, fig3a, fig3b, fig3c, fig5, table1, steps, search, methods, or all.")
+        str,
+        typer.Argument(
+            help="search, field-search, fig2, fig3a, fig3b, fig3c, fig5, steps, table1, lever-search, methods, or all."
+        ),
     ],
     quick: Annotated[
         bool, typer.Option("--quick", help="One seed and small runs, kept apart: does it work, roughly?")
