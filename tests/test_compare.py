@@ -239,6 +239,7 @@ def test_a_schedule_needs_a_number_of_iterations(tmp_path):
         (["--baseline", "grpo"], "the arms are advantageflow-1.1"),
         (["--budget", "much"], "cannot read --budget 'much'"),
         (["--vary", "objective=nft,ntf"], "objective.name is 'ntf'"),
+        (["--vary", "reward=scenes_graded,scenes_garded"], "unknown reward 'scenes_garded'"),
     ],
 )
 def test_mistakes_stop_before_anything_is_trained(arguments, message, tmp_path):

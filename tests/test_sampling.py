@@ -57,6 +57,10 @@ def test_every_image_is_a_file_that_says_what_made_it(run, tiny_pipeline_folder,
         }  # fmt: skip
     with Image.open(grid) as picture:
         assert picture.format == "PNG"
+        picture.save(tmp_path / "grid" / "mine-001.png")
+    (tmp_path / "grid" / "mine-002.png").write_text("no picture")
+    call("sample", "a ring", "--model", tiny_pipeline_folder, "--images", 1, "--steps", 2, "--output", grid)
+    assert sorted(file.name for file in files[0].parent.iterdir()) == ["0-000.png", "mine-001.png", "mine-002.png"]
 
 
 def pixels(folder):

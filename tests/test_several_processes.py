@@ -310,7 +310,7 @@ def test_slurm_starts_a_run_and_goes_on_with_it(tmp_path, tiny_pipeline_folder):
     begin, go_on = ("train", recipe, "--output", run), ("train", "--resume", run)
     said, codes = slurm_tasks(tmp_path, begin, begin)
     assert codes == [0, 0], said
-    assert "1 iterations" in said[0]
+    assert "1 iteration," in said[0]
     assert not said[1]
     assert len(rows_of(run)) == 1
 

@@ -39,6 +39,7 @@ from advantageflow.run.changes import changed, check_inputs, finished, flat
 from advantageflow.run.directory import RunDirectory
 from advantageflow.run.folder_lock import locked
 from advantageflow.run.interrupts import Stopped, stopping
+from advantageflow.run.pace import counted
 from advantageflow.run.progress import Display, say
 from advantageflow.run.provenance import of_inputs, of_model
 from advantageflow.run.summary import print_summary
@@ -123,7 +124,7 @@ def train_on(
                 return
     done = summary["iterations"] if summary else 0
     text = (
-        f"{folder} is finished, after {done} iterations; to go on: advantageflow train --resume {to_type(folder)} "
+        f"{folder} is finished, after {counted(done)}; to go on: advantageflow train --resume {to_type(folder)} "
         f"run.iterations={2 * done}" + (" run.max_seconds=null" if config.run.max_seconds else "")
     )
     if overrides:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import typer
@@ -19,12 +20,15 @@ def complete_change(context: typer.Context, incomplete: str) -> list[str]:
 
     Bash cuts a word at =, and wants what comes after it alone.
     """
+    from advantageflow.objectives import find
     from advantageflow.reading import recipe_names
     from advantageflow.settings import settings, typed
 
     before = [word for word in (context.params.get("recipe"), *(context.params.get("changes") or ())) if word]
     recipe = next((word for word in before if word in recipe_names()), None)
-    values = {found.key: list(found.choices) or [typed(found.value)] for found in settings(recipe)}
+    chosen = re.findall(r"\bobjective(?:\.name)?(?:=| = )(\S+)", " ".join(before))
+    changes = [f"objective={name}" for name in chosen[-1:] if ":" not in name and find(name)]
+    values = {found.key: list(found.choices) or [typed(found.value)] for found in settings(recipe or "scenes", changes)}
     values["objective"] = values["objective.name"]
     if before[-1:] == ["="]:
         del before[-1]

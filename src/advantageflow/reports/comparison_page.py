@@ -13,7 +13,6 @@ from advantageflow.reports.comparison import base_score, best_arm, has_ratios, l
 from advantageflow.reports.page import (
     Chart,
     axes,
-    counted,
     interval,
     listed,
     p_text,
@@ -23,6 +22,7 @@ from advantageflow.reports.page import (
     write_page,
 )
 from advantageflow.reports.page_pictures import FULL_BYTES, PICTURES, Picture, full_bytes, picture_of
+from advantageflow.run.pace import counted
 from advantageflow.run.samples import read_prompts, read_samples, sampled_iterations
 from advantageflow.statistics import bootstrap_band, interpolate_curves
 from advantageflow.studies.record import SIGNS

@@ -21,10 +21,6 @@ def listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def counted(iterations: int) -> str:
-    return f"{iterations} iteration{'' if iterations == 1 else 's'}"
-
-
 def time_unit(seconds: float) -> tuple[str, float]:
     """The unit that a time is best told in, and its seconds."""
     if seconds < 300:

@@ -8,12 +8,13 @@ from typing import Any
 
 from advantageflow.config import Config
 from advantageflow.reports.colors import palette
-from advantageflow.reports.page import axes, counted, duration, listed, number, plotly_js, time_unit, write_page
+from advantageflow.reports.page import axes, duration, listed, number, plotly_js, time_unit, write_page
 from advantageflow.reports.page_pictures import extremes
 from advantageflow.reports.reported_run import ReportedRun, load_run, names
 from advantageflow.reports.run_charts import learning_charts, score_charts
 from advantageflow.reports.run_tables import changes_table, costs, environments, settings_table, task_table
 from advantageflow.run.collapse import lost_variety
+from advantageflow.run.pace import counted
 
 TEMPLATE = "report.html.jinja"
 

@@ -59,7 +59,7 @@ class Pace:
 
     def expected(self, done: int, last: int) -> str:
         """A line about the time that is left."""
-        left = f"about {duration(self.left(done, last))} left: {last - done} iterations of {duration(self._each)}"
+        left = f"about {duration(self.left(done, last))} left: {counted(last - done)} of {duration(self._each)}"
         if not self._images:
             return f"{left}, evaluations aside"
         images = images_after(self._config, done, last, self.knows_base)
@@ -81,6 +81,10 @@ def images_after(config: Config, done: int, last: int, knows_base: bool) -> int:
     pictures = between(samples)
     pictures += -between(math.lcm(samples, settings.every)) if settings.shows_evaluated else ends
     return (between(settings.every) + ends) * settings.num_images + pictures * settings.number_shown
+
+
+def counted(iterations: int) -> str:
+    return f"{iterations} iteration{'' if iterations == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:

@@ -13,6 +13,7 @@ from advantageflow.errors import to_type
 from advantageflow.run.collapse import lost_variety, variety_warning
 from advantageflow.run.directory import RunDirectory
 from advantageflow.run.hacking import hacking_warning, untrained
+from advantageflow.run.pace import counted
 from advantageflow.run.progress import change, say
 
 
@@ -21,7 +22,7 @@ def print_summary(console: Console, directory: RunDirectory, summary: Mapping[st
     differences = {label: change(found) for label, found in summary["difference"].items()}
     _print_scores(console, {"before": summary["before"], "after": summary["after"]}, differences)
     minutes = summary["seconds"]["training"] / 60
-    say(console, f"{summary['iterations']} iterations, {minutes:.1f} minutes of training")
+    say(console, f"{counted(summary['iterations'])}, {minutes:.1f} minutes of training")
     say(console, f"pictures: {directory.samples / 'before_after.png'}, {directory.curve}")
     say(console, f"in one page: advantageflow report {to_type(directory.path)}")
     rows = directory.metrics()

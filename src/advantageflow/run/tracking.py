@@ -22,6 +22,7 @@ from advantageflow.errors import cut
 from advantageflow.run.changes import flat
 from advantageflow.run.checkpoint import write_atomic
 from advantageflow.run.directory import RunDirectory
+from advantageflow.run.pace import counted
 from advantageflow.run.progress import Display
 from advantageflow.run.stored import read_object
 from advantageflow.trackers import find
@@ -72,7 +73,7 @@ class Follower:
         self._thread.join(seconds)
         left = max(self.known - self.sent, 0)
         if left or self.lost:
-            self.lines.append((f"{self.name} was not told of {left} iterations and {self.lost} pictures; {HAVE}", True))
+            self.lines.append((f"{self.name} was not told of {counted(left)} and {self.lost} pictures; {HAVE}", True))
         elif self._thread.is_alive():
             self.lines.append((f"{self.name} was told everything, but does not close; it is left alone", True))
 

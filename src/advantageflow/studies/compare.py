@@ -24,10 +24,11 @@ from advantageflow.errors import NonFiniteError, shown
 from advantageflow.evaluated import described
 from advantageflow.methods import changes_of
 from advantageflow.reading import parse_changes
-from advantageflow.rewards import custom
+from advantageflow.rewards import check_reward
 from advantageflow.run.checkpoint import write_atomic
 from advantageflow.run.collapse import lost_variety
 from advantageflow.run.directory import RunDirectory
+from advantageflow.run.pace import counted
 from advantageflow.run.progress import change, number
 from advantageflow.statistics import (
     Interval,
@@ -131,7 +132,7 @@ class Run:
     def stopped(self) -> str:
         """Where it diverged, and why: what the run itself said at its end."""
         why = self.beside(".diverged").read_text(encoding="utf-8").strip()  # early versions kept no reason
-        return f"diverged after {len(self.rows())} iterations" + (f": {why}" if why else "")
+        return f"diverged after {counted(len(self.rows()))}" + (f": {why}" if why else "")
 
     def beside(self, ending: str) -> Path:
         """A file next to the folder."""
@@ -166,8 +167,8 @@ def plan_runs(
         raise ConfigError("every run of a comparison has a seed of its own, from 0; give their number with --seeds")
     changes = {arm: (*extra, *parse_budget(budget, load_config(arm.recipe, extra))) for arm in arms}
     configs = {arm.label: load_config(arm.recipe, [*arm.changes, *changes[arm]]) for arm in arms}
-    for config in configs.values():
-        custom(config.reward_names)  # which is refused here rather than by each run
+    for name in dict.fromkeys(name for config in configs.values() for name in config.reward_names):
+        check_reward(name)  # which is refused here rather than by each run
     rewards = all_rewards(configs, any(key.startswith("evaluation.rewards") for key in typed))
     if rewards:
         say(f"every arm is evaluated by {described(rewards)}")
@@ -246,7 +247,7 @@ def ended(run: Run, score: str) -> str:
     label = score if score in summary["after"] else next(iter(summary["after"]))
     found, difference = summary["after"][label], summary.get("difference", {}).get(label)  # early versions have none
     told = f" ({change(difference)})" if difference else ""
-    return f"{named}: {len(run.rows())} iterations, {label} {number(found)}{told}"
+    return f"{named}: {counted(len(run.rows()))}, {label} {number(found)}{told}"
 
 
 def collapsed(record: Record, score: str, spread: float = math.inf) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
+from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from advantageflow.evaluation import Evaluation
@@ -19,3 +21,11 @@ def write_pictures(folder: Path, stem: str, shown: Evaluation, about: Mapping[st
         for name, value in {"prompt": prompt, "number": index, **about}.items():
             text.add_itxt(name, str(value))
         picture.save(folder / f"{stem}-{index:03d}.png", pnginfo=text)
+
+
+def remove_pictures(folder: Path) -> None:
+    """Remove what `write_pictures` wrote to a folder earlier, and nothing else."""
+    for file in folder.glob("*-[0-9][0-9][0-9]*.png"):
+        with suppress(UnidentifiedImageError), Image.open(file) as picture:
+            if {"prompt", "number"} <= getattr(picture, "text", {}).keys():
+                file.unlink()

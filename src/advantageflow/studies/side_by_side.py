@@ -29,7 +29,7 @@ from advantageflow.run.grids import labelled_grid, stack
 from advantageflow.run.progress import Bars, say
 from advantageflow.selection import WAYS, Selection
 from advantageflow.studies.candidates import Candidate, named, of_run, parse_size, prompts_of_run
-from advantageflow.studies.drawing import write_pictures
+from advantageflow.studies.drawing import remove_pictures, write_pictures
 from advantageflow.studies.scoreboard import (
     as_json,
     keep_for,
@@ -287,6 +287,8 @@ def _draw(
             )
             drawn += to_pil(found.images)
             if world.rank == 0:
+                if number == 0:
+                    remove_pictures(folder)
                 made = {**about, "model": candidate.settings.path, "adapter": candidate.adapter}
                 write_pictures(folder, str(number), found, made | (selection.facts if selection else {}))
             grids.append(labelled_grid(found, candidate.name if len(candidates) > 1 else "", columns=images))
