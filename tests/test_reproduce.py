@@ -272,6 +272,13 @@ def test_a_run_becomes_a_record_and_is_not_repeated(tmp_path, tiny_pipeline_fold
     changed = replace(study, changes=(*others, "learn.t_draws=3"))
     with pytest.raises(ConfigError, match=r"made with other settings \(learn.t_draws was 2 and is 3\); remove it"):
         changed.plan([panel])
+    others = [change for change in study.changes if not change.startswith("evaluation.rewards")]
+    added = "evaluation.rewards={graded: scenes_graded, exact: scenes_exact}"
+    assert replace(study, changes=(*others, added)).plan([panel])  # what was measured is still that
+    with pytest.raises(ConfigError, match=r"made with other settings \(evaluation.rewards was"):
+        replace(study, changes=(*others, "evaluation.rewards={exact: scenes_exact, graded: scenes_graded}")).plan(
+            [panel]
+        )
     monkeypatch.setattr("advantageflow.paper.study.finish", lambda *_: pytest.fail("a finished run was started again"))
     list(in_parallel(tasks(study, study.plan([panel]), 1), 2))
 

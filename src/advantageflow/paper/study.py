@@ -72,6 +72,9 @@ class Study:
         then = flatten(check_config(Record.load(file).config).model_dump(mode="json"))
         changes = [*run.arm.changes, *run.changes, f"seed={run.seed}", f"run.threads={then['run.threads']}"]
         now = flatten(load_config(run.arm.recipe, changes).model_dump(mode="json"))
+        kept, asked = then["evaluation.rewards"], now["evaluation.rewards"]
+        if list(kept) == list(asked)[: len(kept)] and kept.items() <= asked.items():  # a score was added since
+            then["evaluation.rewards"] = asked
         told = differing(then, now)
         if told:
             raise ConfigError(f"the record {file} was made with other settings ({told}); remove it to run again")

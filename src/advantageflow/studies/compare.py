@@ -293,7 +293,8 @@ def analyse(records: Sequence[Record], baseline: str, score: str | None = None) 
     if baseline in left_out:
         raise ConfigError(f"no run of the baseline {baseline} came to its end; choose another one with --baseline")
     arms = [arm for arm in arms if kept[arm]]
-    scores = [name for name in kept[arms[0]][0].before if name != "tasks"]
+    common = set.intersection(*(set(record.before) for arm in arms for record in kept[arm]))
+    scores = [name for name in kept[arms[0]][0].before if name in common - {"tasks"}]
     score = score or scores[0]
     if score not in scores:
         raise ConfigError(f"--score is {shown(score)}; the runs have {', '.join(scores)}")
