@@ -42,6 +42,11 @@ STEPS: dict[str, tuple[str, ...]] = {
     ),
     "AdvantageFlow(1-A), divided by errors": (*METHODS[AF_A], "objective.adaptive_scale=true"),
 }
+# The two losses at the curvature that does best, each with a learning rate of its own.
+CURVED: dict[str, tuple[str, ...]] = {
+    "AdvantageFlow(0.5)": ("objective=advantageflow", "objective.gamma=0.5"),
+    "DiffusionNFT(β=0.2)": STEPS["DiffusionNFT, curvature 1"],
+}
 # Other methods in the world of the recipe scenes, each as its own recipe has it.
 _SLOWER, _FASTER = (5e-4, 1e-3, 2e-3), (1e-3, 2e-3, 4e-3)
 _TREES = ("rollout.images_per_prompt=16", "rollout.prompts_per_iteration=12", "objective.splits=[0,1,2,3]")
@@ -92,13 +97,13 @@ FEW_STEPS: dict[str, tuple[str, ...]] = {
     "MeanFlowAdvantage": ("objective=mean-flow-advantage",),
     "MeanFlowNFT": ("objective=mean-flow-nft", "policy.rollout_decay=0.8"),
 }
-FIELD = OTHERS | GRADIENTS | FEW_STEPS
+FIELD = CURVED | OTHERS | GRADIENTS | FEW_STEPS
 # Their search: three rates for each, and further ones where the best is at an end.
 FIELD_RATES: dict[str, tuple[float, ...]] = {
     **dict.fromkeys(("DiffusionART", "G2RPO", *(label for label in OTHERS if "GRPO" in label), *GRADIENTS), _SLOWER),
     **dict.fromkeys(("AWM", "Flow-DPO", "RAM", "ADRPO", "Reward-weighted regression"), _FASTER),
     **dict.fromkeys(("ORW-CFM-W2", "CRD", *FEW_STEPS), _FASTER),
-    **dict.fromkeys(("FlowAWR", "AC-Flow", "DGPO", "Best of group"), (*_FASTER, 8e-3)),
+    **dict.fromkeys((*CURVED, "FlowAWR", "AC-Flow", "DGPO", "Best of group"), (*_FASTER, 8e-3)),
     **dict.fromkeys(("V-GRPO", "RVM"), (5e-4, *_FASTER)),
     "EPG": (1.25e-4, 2.5e-4, 5e-4, *_FASTER),
     "Flow-DPPO": (*_SLOWER, 4e-3),
@@ -113,7 +118,7 @@ FIELD_CHOSEN: dict[str, float] = {
 # The rates of their runs and recipes: where the search is not done, what was tried first or is best so far.
 FIELD_LEARNING_RATES: dict[str, float] = {
     **dict.fromkeys((*OTHERS, *GRADIENTS), 1e-3),
-    **dict.fromkeys(("RAM", "ADRPO", "Reward-weighted regression", "ORW-CFM-W2", "CRD"), 4e-3),
+    **dict.fromkeys((*CURVED, "RAM", "ADRPO", "Reward-weighted regression", "ORW-CFM-W2", "CRD"), 4e-3),
     **dict.fromkeys(FEW_STEPS, 2e-3),
     "EPG": 2.5e-4,
     **FIELD_CHOSEN,
@@ -220,7 +225,7 @@ def _field_search(name: str, title: str, recipe: str, score: str, methods: Itera
 
 
 FIELD_SEARCH = (
-    _field_search("search-others", "learning rates of other methods", "paper/scenes", "graded", OTHERS),
+    _field_search("search-others", "learning rates of other methods", "paper/scenes", "graded", CURVED | OTHERS),
     _field_search("search-gradients", "learning rates of methods of a differentiable reward", "paper/preference",
                   "preference", GRADIENTS),
     _field_search("search-few-steps", "learning rates of methods of average velocities", "paper/few-steps", "graded",
@@ -263,7 +268,7 @@ FIGURES: dict[str, tuple[Panel, ...]] = {
               lever("start")),
     ),
     "methods": (
-        Panel("others", "other methods", "paper/scenes", "graded", (AF, GRPO, *OTHERS), THREE_SEEDS, AF),
+        Panel("others", "other methods", "paper/scenes", "graded", (AF, GRPO, *CURVED, *OTHERS), THREE_SEEDS, AF),
         Panel("gradients", "methods of a differentiable reward", "paper/preference", "preference",
               (AF, GRPO, *GRADIENTS), THREE_SEEDS, AF),
         Panel("few-steps", "pictures in four steps", "paper/few-steps", "graded", tuple(FEW_STEPS), THREE_SEEDS,
