@@ -13,6 +13,7 @@ STEPS = ("learn.optimizer_steps=4", "learn.learning_rate=0.002")
 SHARED, ADAPTIVE = ("learn.share=group",), ("objective.adaptive_scale=true",)
 _FAST, _UNIFORM = ("learn.learning_rate=0.004",), ("learn.t_distribution=uniform",)
 _TOGETHER = (*STEPS, *SHARED, *ADAPTIVE)
+_CLOSER = (*_TOGETHER, "policy.average_decay=0.5")  # what is evaluated lags less
 LEVERS: dict[str, tuple[str, ...]] = {
     "start": _FAST,
     "4 steps": STEPS,
@@ -35,8 +36,21 @@ LEVERS: dict[str, tuple[str, ...]] = {
         "learn.learning_rate=0.004",
     ),
     "4 steps, shared, divided, rollout policy at 0.5": (*_TOGETHER, "policy.rollout_decay=0.5"),
-    "4 steps, shared, divided, average at 0.5": (*_TOGETHER, "policy.average_decay=0.5"),
     "4 steps, shared, divided, average at 0": (*_TOGETHER, "policy.average_decay=0"),
+    "4 steps, shared, divided, average at 0.5": _CLOSER,
+    **{
+        f"4 steps, shared, divided, average at 0.5, {name}": (*_CLOSER, *changes)
+        for name, changes in {
+            "0.004": _FAST,
+            "γ 0.25": ("objective.gamma=0.25",),
+            "rollout policy at 0.5": ("policy.rollout_decay=0.5",),
+            "8 steps": ("learn.optimizer_steps=8",),
+            "groups of 24": ("rollout.images_per_prompt=24", "rollout.prompts_per_iteration=8"),
+            "rank 128": ("policy.lora_rank=128", "policy.lora_alpha=256"),
+            "own noise": ("learn.share=null",),
+            "t below 0.8": (*_UNIFORM, "learn.t_range=[0,0.8]"),
+        }.items()
+    },
     "8 steps, shared, divided": (
         "learn.optimizer_steps=8",
         *SHARED,
