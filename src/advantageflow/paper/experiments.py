@@ -102,25 +102,26 @@ FIELD = CURVED | OTHERS | GRADIENTS | FEW_STEPS
 FIELD_RATES: dict[str, tuple[float, ...]] = {
     **dict.fromkeys(("DiffusionART", "G2RPO", *(label for label in OTHERS if "GRPO" in label), *GRADIENTS), _SLOWER),
     **dict.fromkeys(("AWM", "Flow-DPO", "RAM", "ADRPO", "Reward-weighted regression"), _FASTER),
-    **dict.fromkeys(("ORW-CFM-W2", "CRD", *FEW_STEPS), _FASTER),
-    **dict.fromkeys((*CURVED, "FlowAWR", "AC-Flow", "DGPO", "Best of group"), (*_FASTER, 8e-3)),
+    **dict.fromkeys(("ORW-CFM-W2", *FEW_STEPS), _FASTER),
+    **dict.fromkeys((*CURVED, "FlowAWR", "AC-Flow", "DGPO", "Best of group", "CRD"), (*_FASTER, 8e-3)),
     **dict.fromkeys(("V-GRPO", "RVM"), (5e-4, *_FASTER)),
     "EPG": (1.25e-4, 2.5e-4, 5e-4, *_FASTER),
-    "Flow-DPPO": (*_SLOWER, 4e-3),
+    **dict.fromkeys(("Flow-DPPO", "Stepwise-Flow-GRPO", "G2RPO", "Flash-GRPO"), (*_SLOWER, 4e-3)),
+    "BranchGRPO": (2.5e-4, *_SLOWER),
     "GRPO-Guard": (*_SLOWER, 4e-3, 8e-3),
 }
 # What it chose. A test holds it against the stored results.
 FIELD_CHOSEN: dict[str, float] = {
     **dict.fromkeys(("FlowAWR", "AC-Flow", "DGPO", "Best of group", "GRPO-Guard"), 4e-3),
-    **dict.fromkeys(("AWM", "Flow-DPO", "Flow-DPPO"), 2e-3),
-    **dict.fromkeys(("V-GRPO", "TempFlow-GRPO", "DiffusionART"), 1e-3),
+    **dict.fromkeys(("AWM", "Flow-DPO", "Flow-DPPO", "RAM", "ADRPO", "Reward-weighted regression", "ORW-CFM-W2"), 2e-3),
+    **dict.fromkeys(("V-GRPO", "TempFlow-GRPO", "DiffusionART", "RVM", "MixGRPO"), 1e-3),
+    "EPG": 2.5e-4,
 }
 # The rates of their runs and recipes: where the search is not done, what was tried first or is best so far.
 FIELD_LEARNING_RATES: dict[str, float] = {
     **dict.fromkeys((*OTHERS, *GRADIENTS), 1e-3),
-    **dict.fromkeys((*CURVED, "RAM", "ADRPO", "Reward-weighted regression", "ORW-CFM-W2", "CRD"), 4e-3),
+    **dict.fromkeys((*CURVED, "CRD"), 4e-3),
     **dict.fromkeys(FEW_STEPS, 2e-3),
-    "EPG": 2.5e-4,
     **FIELD_CHOSEN,
 }
 GUIDANCE = 2.0  # of Table 1's second half
