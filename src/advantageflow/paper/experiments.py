@@ -113,14 +113,14 @@ FIELD_RATES: dict[str, tuple[float, ...]] = {
 # What it chose. A test holds it against the stored results.
 FIELD_CHOSEN: dict[str, float] = {
     **dict.fromkeys(("FlowAWR", "AC-Flow", "DGPO", "Best of group", "GRPO-Guard"), 4e-3),
-    **dict.fromkeys(("AWM", "Flow-DPO", "Flow-DPPO", "RAM", "ADRPO", "Reward-weighted regression", "ORW-CFM-W2"), 2e-3),
+    **dict.fromkeys(("AWM", "Flow-DPO", "Flow-DPPO"), 2e-3),
     **dict.fromkeys(("V-GRPO", "TempFlow-GRPO", "DiffusionART", "RVM", "MixGRPO"), 1e-3),
     "EPG": 2.5e-4,
 }
 # The rates of their runs and recipes: where the search is not done, what was tried first or is best so far.
 FIELD_LEARNING_RATES: dict[str, float] = {
     **dict.fromkeys((*OTHERS, *GRADIENTS), 1e-3),
-    **dict.fromkeys((*CURVED, "CRD"), 4e-3),
+    **dict.fromkeys((*CURVED, "RAM", "ADRPO", "Reward-weighted regression", "ORW-CFM-W2", "CRD"), 4e-3),
     **dict.fromkeys(FEW_STEPS, 2e-3),
     **FIELD_CHOSEN,
 }
