@@ -44,6 +44,8 @@ LEVERS: dict[str, tuple[str, ...]] = {
             "0.004": _FAST,
             "γ 0.25": ("objective.gamma=0.25",),
             "rollout policy at 0.5": ("policy.rollout_decay=0.5",),
+            "all weights": ("policy.lora_rank=0", "learn.learning_rate=0.0003"),
+            "β₂ 0.95": ("learn.beta2=0.95",),
             "8 steps": ("learn.optimizer_steps=8",),
             "groups of 24": ("rollout.images_per_prompt=24", "rollout.prompts_per_iteration=8"),
             "rank 128": ("policy.lora_rank=128", "policy.lora_alpha=256"),
