@@ -339,9 +339,11 @@ def test_a_sum_of_adapters_is_the_sum_of_their_changes():
     assert one.fingerprint != other.fingerprint
 
 
-def test_kohyas_form_is_read_back_as_the_same_adapter(plain, tmp_path):
-    """By the names of the first publication; what an attention adds is the same, however its factors are stacked."""
-    pairs = factors(plain.transformer, only="attn")
+@pytest.mark.parametrize("targets", ["attention", "linear"])
+def test_kohyas_form_is_read_back_as_the_same_adapter(plain, targets, tmp_path):
+    """By the names of the first publication; what a layer adds is the same, however its factors are stacked."""
+    pairs = {name: pair for name, pair in factors(plain.transformer).items() if name.endswith(plain.adapted(targets))}
+    assert any("attn" not in name for name in pairs) == (targets == "linear")
     plain.save_lora(tmp_path / "ours", named(pairs))
     (tmp_path / "theirs").mkdir()
     write_kohya(tmp_path / "ours", tmp_path / "theirs")

@@ -207,6 +207,8 @@ def test_every_method_trains_every_family_and_the_adapter_loads(folder, objectiv
     sections = {"objective": {"name": objective}, "model": {"resolution": 64, "max_sequence_length": 12}}
     if objective == "flow-grpo":
         sections["rollout"] = {"solver": "flow_sde"}
+    if objective == "nft":
+        sections["policy"] = {"lora_targets": "linear"}
     trainer = make_trainer(make_config(**sections), tmp_path / "run", folder)
     start = [weight.detach().clone() for weight in trainer.policy.parameters]
     trainer.run()

@@ -145,15 +145,15 @@ def test_the_rollout_is_the_pipelines_to_the_bit(folder, guidance_scale):
     assert torch.equal(ours, draw_plainly(model, guidance_scale))
 
 
-@pytest.mark.parametrize("objective", ["advantageflow", "nft"])
-def test_it_trains_and_the_adapter_loads(folder, objective, tmp_path):
+@pytest.mark.parametrize(("objective", "targets"), [("advantageflow", "attention"), ("nft", "linear")])
+def test_it_trains_and_the_adapter_loads(folder, objective, targets, tmp_path):
     few = {"prompts_per_iteration": 1, "images_per_prompt": 3}
-    config = make_config(objective={"name": objective}, model=settings_of(folder), rollout=few)
+    policy = {"lora_targets": targets}
+    config = make_config(objective={"name": objective}, model=settings_of(folder), rollout=few, policy=policy)
     trainer = make_trainer(config, tmp_path / "run", folder)
     check_trains(trainer)
-    if objective == "advantageflow":
-        trainer.model.save_lora(tmp_path / "lora", trainer.policy.lora_state_dict("average"))
-        check_adapter(trainer, partial(load, folder), draw, tmp_path / "lora", tmp_path / "lora")
+    trainer.model.save_lora(tmp_path / "lora", trainer.policy.lora_state_dict("average"))
+    check_adapter(trainer, partial(load, folder), draw, tmp_path / "lora", tmp_path / "lora")
 
 
 def test_a_batch_of_prompts_of_different_lengths_is_masked(folder):

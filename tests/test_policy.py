@@ -7,7 +7,7 @@ from torch import nn
 from advantageflow.errors import ConfigError
 from advantageflow.lean import lighten
 from advantageflow.models import load_model
-from advantageflow.policy import ADAPTERS, LORA_TARGETS, Policy, average_decay
+from advantageflow.policy import ADAPTERS, LORA_TARGETS, Policy, average_decay, linear_layers
 
 
 def velocity(model, transformer, seed=0):
@@ -130,15 +130,18 @@ SD35_MEDIUM = {
 
 
 @pytest.mark.parametrize(
-    ("targets", "layers", "parameters"), [("attention", 191, 18.78), ("all_attention", 243, 23.89)]
+    ("targets", "layers", "parameters"),
+    [("attention", 191, 18.78), ("all_attention", 243, 23.89), ("linear", 385, 65.22)],
 )
 def test_the_layers_of_sd35_medium_are_those_of_diffusion_nfts_code(targets, layers, parameters):
     with torch.device("meta"):
         transformer = SD3Transformer2DModel(**SD35_MEDIUM)
-        policy = Policy(transformer, lora_rank=32, targets=LORA_TARGETS[targets])
+        named = LORA_TARGETS | {"linear": linear_layers(transformer)}
+        policy = Policy(transformer, lora_rank=32, targets=named[targets])
     assert len(policy.parameters) == 2 * layers
     assert sum(weight.numel() for weight in policy.parameters) / 1e6 == pytest.approx(parameters, abs=0.005)
-    assert any(".attn2." in name for name in policy.names) == (targets == "all_attention")
+    assert any(".attn2." in name for name in policy.names) == (targets != "attention")
+    assert not any("embed" in name or "_out.linear" in name for name in policy.names)
 
 
 def test_weights_of_other_layers_are_not_put_back(tiny_model):

@@ -137,19 +137,20 @@ def test_a_step_is_the_same_by_velocity_and_by_both_ends(folder):
     )
 
 
-@pytest.mark.parametrize("objective", ["advantageflow", "nft"])
-def test_it_trains_and_the_adapter_loads(folder, objective, tmp_path):
+@pytest.mark.parametrize(("objective", "targets"), [("advantageflow", "attention"), ("nft", "linear")])
+def test_it_trains_and_the_adapter_loads(folder, objective, targets, tmp_path):
     """By the method's own solver."""
     few = {"prompts_per_iteration": 1, "images_per_prompt": 3, "solver": "dpm2"}
-    trainer = make_trainer(make_config(objective={"name": objective}, rollout=few), tmp_path / "run", folder)
+    config = make_config(objective={"name": objective}, rollout=few, policy={"lora_targets": targets})
+    trainer = make_trainer(config, tmp_path / "run", folder)
     names = {name.rpartition("attn")[2].partition(".lora")[0] for name in trainer.policy.names}
-    assert names == {f"{attention}.to_{layer}" for attention in "12" for layer in ("q", "k", "v", "out.0")}
+    attention = {f"{number}.to_{layer}" for number in "12" for layer in ("q", "k", "v", "out.0")}
+    assert names == attention if targets == "attention" else names > attention
     check_trains(trainer)
-    if objective == "advantageflow":
-        trainer.model.save_lora(tmp_path / "lora", trainer.policy.lora_state_dict("average"))
-        (tmp_path / "kohya").mkdir()
-        write_kohya(tmp_path / "lora", tmp_path / "kohya")
-        check_adapter(trainer, partial(load, folder), draw, tmp_path / "lora", tmp_path / "kohya" / KOHYA_FILE)
+    trainer.model.save_lora(tmp_path / "lora", trainer.policy.lora_state_dict("average"))
+    (tmp_path / "kohya").mkdir()
+    write_kohya(tmp_path / "lora", tmp_path / "kohya")
+    check_adapter(trainer, partial(load, folder), draw, tmp_path / "lora", tmp_path / "kohya" / KOHYA_FILE)
 
 
 def test_what_needs_the_straight_path_is_refused_before_weights_are_loaded(folder, tmp_path, monkeypatch):

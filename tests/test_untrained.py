@@ -14,6 +14,7 @@ from advantageflow.models import adapter_of
 from advantageflow.models.architectures import ARCHITECTURES
 from advantageflow.models.random_pipeline import empty_pipeline
 from advantageflow.plan import forward_flops
+from advantageflow.policy import linear_layers
 from advantageflow.untrained import StandInTokenizer, on_meta, untrained
 
 SD15, SDXL = "stable-diffusion-v1-5/stable-diffusion-v1-5", "stabilityai/stable-diffusion-xl-base-1.0"
@@ -49,6 +50,8 @@ def test_transformers_and_adapters_have_as_many_parameters_as_the_published_ones
     positions = settings.get("pos_embed_max_size", 0) ** 2 * settings.get("caption_projection_dim", 0) / 1e6
     assert millions(transformer) == pytest.approx(parameters, abs=0.01)
     assert millions(transformer) + positions == pytest.approx(with_positions, abs=0.01)
+    network = dict(transformer.named_modules())
+    linear = sum(32 * (network[name].in_features + network[name].out_features) for name in linear_layers(transformer))
     transformer.add_adapter(
         LoraConfig(r=32, target_modules=list(adapter_of(architecture.family).lora_targets["attention"]))
     )
@@ -59,6 +62,9 @@ def test_transformers_and_adapters_have_as_many_parameters_as_the_published_ones
     assert facts.adapted == layers
     assert parts(facts, config)["transformer"] == pytest.approx(with_positions * 2e-3, rel=0.01)
     assert parts(facts, config)["adapters"] == pytest.approx(adapter * 3 * 4e-3, rel=1e-3)
+    if architecture.network == "transformer":
+        changed = load_config("sd35m-pickscore", [f"model.path={path}", "policy.lora_targets=linear"])
+        assert parts(facts, changed)["adapters"] == pytest.approx(linear * 12e-9, rel=0.07)
 
 
 @pytest.mark.parametrize("path", [path for path in ARCHITECTURES if "3.5" in path or "dev" in path])

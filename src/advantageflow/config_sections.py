@@ -78,9 +78,10 @@ class PolicySettings(Section):
 
     lora_rank: Annotated[int, Field(ge=0, le=4096)] = Field(32, description="0 trains all weights")
     lora_alpha: Positive = Field(64, description="the adapter is scaled by lora_alpha / lora_rank")
-    lora_targets: Literal["attention", "all_attention"] = Field(
+    lora_targets: Literal["attention", "all_attention", "linear"] = Field(
         "attention",
-        description="attention as arXiv 2509.16117's code has it, or SD3.5's second attention (attn2) as well",
+        description="attention as arXiv 2509.16117's code has it, or SD3.5's second attention (attn2) as well, or all "
+        "linear layers of the blocks",
     )
     rollout_decay: Literal[0, 1, 2] | Annotated[float, Field(gt=0, lt=1)] = Field(
         1, description="of the rollout policy: arXiv 2509.16117's schedule 0, 1 or 2, or a constant between 0 and 1"

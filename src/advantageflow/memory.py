@@ -56,6 +56,7 @@ def _small(parameters: float, width: int) -> ModelFacts:
 
 
 T5 = (9.53, 128)
+LINEAR = 3.3  # an adapter on a transformer's linear layers is so many times as large as one on its attention
 _FLUX = ModelFacts(11.9, 3072, 57, 266, 6.455, 6.468, 512, 4096, 9.8, 0.17)
 MODELS = {
     "scenes": _small(0.0054, 160),
@@ -226,8 +227,9 @@ def _optimized(facts: ModelFacts, config: Config) -> float:
 
 
 def _trained(facts: ModelFacts, config: Config) -> float:
-    """Parameters, in billions: of an adapter on the attention of every block, or all."""
-    return facts.adapted * 2 * facts.width * config.policy.lora_rank / 1e9 or facts.parameters
+    """Parameters, in billions: of an adapter on the attention of every block or on all its linear layers, or all."""
+    layers = facts.adapted * (LINEAR if config.policy.lora_targets == "linear" else 1)
+    return layers * 2 * facts.width * config.policy.lora_rank / 1e9 or facts.parameters
 
 
 def _embeddings(facts: ModelFacts, config: Config) -> float:

@@ -34,6 +34,13 @@ def average_decay(step: int, longest: float) -> float:
     return min((1 + step) / (10 + step), longest)
 
 
+def linear_layers(network: nn.Module) -> tuple[str, ...]:
+    """Names of the linear layers in a network's blocks: attention, feed-forward and modulation."""
+    lists = tuple(f"{name}." for name, module in network.named_modules() if isinstance(module, nn.ModuleList))
+    layers = (name for name, module in network.named_modules() if isinstance(module, nn.Linear))
+    return tuple(name for name in layers if name.startswith(lists))
+
+
 class Policy:
     """A transformer and the weights of its roles. All roles start as the base model.
 

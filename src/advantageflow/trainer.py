@@ -89,7 +89,7 @@ class Trainer:
             model.transformer,
             lora_rank=settings.lora_rank,
             lora_alpha=settings.lora_alpha,
-            targets=model.lora_targets[settings.lora_targets],
+            targets=model.adapted(settings.lora_targets),
             seed=seed,
             slow=(*self.method.slow, *[AHEAD] * config.rollout.ahead),
             critic=critic.to(model.device) if critic is not None else None,

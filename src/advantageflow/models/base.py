@@ -27,7 +27,7 @@ from advantageflow.models.finite import check_decoded
 from advantageflow.models.loading import load_pipeline
 from advantageflow.models.settings import apply_settings
 from advantageflow.models.source import content
-from advantageflow.policy import LORA_TARGETS
+from advantageflow.policy import LORA_TARGETS, linear_layers
 
 MAX_CACHED_PROMPTS = 2048
 DECODED_AT_ONCE = 32  # on a CPU: more leave its caches, and take a third longer for the same pictures
@@ -121,6 +121,10 @@ class FlowModel(ABC):
         for file in files:
             adapters.check_about(file, self.family, self.settings.path, self.fingerprint if file.about else None)
         return adapters.added([adapters.fit(file, self.transformer) for file in files])
+
+    def adapted(self, targets: str) -> tuple[str, ...]:
+        """Endings of the names of the layers that get adapters; `targets` is a recipe's policy.lora_targets."""
+        return linear_layers(self.transformer) if targets == "linear" else self.lora_targets[targets]
 
     @property
     def family(self) -> str:
