@@ -13,6 +13,7 @@ STEPS = ("learn.optimizer_steps=4", "learn.learning_rate=0.002")
 SHARED, ADAPTIVE = ("learn.share=group",), ("objective.adaptive_scale=true",)
 _FAST, _UNIFORM = ("learn.learning_rate=0.004",), ("learn.t_distribution=uniform",)
 _TOGETHER = (*STEPS, *SHARED, *ADAPTIVE)
+_LINEAR = ("policy.lora_targets=linear",)
 _CLOSER = (*_TOGETHER, "policy.average_decay=0.5")  # what is evaluated lags less
 LEVERS: dict[str, tuple[str, ...]] = {
     "start": _FAST,
@@ -41,6 +42,10 @@ LEVERS: dict[str, tuple[str, ...]] = {
     **{
         f"4 steps, shared, divided, average at 0.5, {name}": (*_CLOSER, *changes)
         for name, changes in {
+            "linear layers": _LINEAR,
+            "linear layers, 0.004": (*_LINEAR, *_FAST),
+            "linear layers, 0.003, γ 0.25": (*_LINEAR, "learn.learning_rate=0.003", "objective.gamma=0.25"),
+            "linear layers, rank 64": (*_LINEAR, "policy.lora_rank=64", "policy.lora_alpha=128"),
             "0.004": _FAST,
             "γ 0.25": ("objective.gamma=0.25",),
             "rollout policy at 0.5": ("policy.rollout_decay=0.5",),
