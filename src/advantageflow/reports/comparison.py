@@ -41,7 +41,12 @@ def nobody_better(result: Mapping[str, Any]) -> bool:
 
 
 def has_ratios(result: Mapping[str, Any]) -> bool:
-    """Whether times to the baseline's best mean something: some arm, and the baseline, got above the base model."""
+    """Whether times to the baseline's best mean something: some arm, and the baseline, got above the base model.
+
+    Curves that have ends alone tell of no time between.
+    """
+    if any(len(times) < 3 for arm in result["arms"].values() for times, _ in arm["curves"]["seconds"]):
+        return False
     curves = result["arms"][result["baseline"]]["curves"]["seconds"]
     scores = interpolate_curves(curves, np.unique(np.concatenate([times for times, _ in curves]))).mean(0)
     return not nobody_better(result) and float(scores.max()) > scores[0]
@@ -154,6 +159,8 @@ def draw_rates(result: Mapping[str, Any], rates: Mapping[str, Sequence[float]], 
         panel.set_xticks(ticks, [f"{rate:g}"[1:] for rate in ticks], fontsize="x-small", rotation=60)
         panel.set_xticks([], minor=True)
         panel.grid(alpha=0.3)
+    for panel in panels[max(len(rates) - columns, 0) : len(rates)]:  # the lowest of its column
+        panel.tick_params(labelbottom=True)
     for panel in panels[len(rates) :]:
         panel.set_axis_off()
     figure.supxlabel("learning rate; dotted: the base model", fontsize="medium")
@@ -164,7 +171,8 @@ def draw_rates(result: Mapping[str, Any], rates: Mapping[str, Sequence[float]], 
 def draw_ends(results: Mapping[str, Mapping[str, Any]], file: Path) -> None:
     """Last held-out scores with intervals over seeds, the highest first, a panel per title; dotted: the baseline's."""
     heights = [1 + 0.26 * len(result["arms"]) for result in results.values()]
-    figure = Figure(figsize=(6.5, sum(heights)), layout="constrained")
+    longest = max(len(arm) for result in results.values() for arm in result["arms"])
+    figure = Figure(figsize=(4.5 + 0.08 * longest, sum(heights)), layout="constrained")
     panels = figure.subplots(len(results), squeeze=False, height_ratios=heights).flatten()
     for panel, (title, result) in zip(panels, results.items(), strict=True):
         ends = sorted(((arm, found["after"]) for arm, found in result["arms"].items()), key=lambda end: end[1]["value"])
