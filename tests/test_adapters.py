@@ -19,7 +19,7 @@ from advantageflow.policy import Policy
 LAYER = "transformer_blocks.0.attn.to_q"
 
 
-def linear_layers(transformer):
+def all_linear(transformer):
     return {name: module for name, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)}
 
 
@@ -31,7 +31,7 @@ def factors(transformer, rank=4, only=""):
             torch.randn(rank, layer.in_features, generator=generator),
             0.02 * torch.randn(layer.out_features, rank, generator=generator),
         )
-        for name, layer in linear_layers(transformer).items()
+        for name, layer in all_linear(transformer).items()
         if only in name
     }
 
@@ -105,7 +105,7 @@ def test_a_folder_of_peft_is_read_with_its_scales(plain, rslora, scale, tmp_path
 
 def published(transformer):
     """Names of the model's first publication that stand for layers of this transformer."""
-    layers = linear_layers(transformer)
+    layers = all_linear(transformer)
     for name, targets in PUBLISHED.items():
         meant = [target.format(i=0) for target in targets]
         if all(target in layers for target in meant):
@@ -118,7 +118,7 @@ def test_names_of_the_first_publication_are_read(plain, pattern, tmp_path):
     if plain.family == "QwenImagePipeline":
         pytest.skip("was published with diffusers' names")
     pairs, expected = {}, {}
-    layers = linear_layers(plain.transformer)
+    layers = all_linear(plain.transformer)
     for name, meant in published(plain.transformer):
         if any(target in expected for target in meant):
             continue  # SD3's and FLUX's name for one layer

@@ -324,6 +324,13 @@ def test_a_baseline_that_never_rose_has_no_best_to_reach(tmp_path):
     assert not [line for line in comparison_sentences(analyse(records, "flat")) if "of the time" in line]
 
 
+def test_scores_at_the_ends_alone_tell_no_time_between(tmp_path):
+    records = [
+        write_run(tmp_path, name, 0, scores).record() for name, scores in {"a": [0.2, 0.3], "b": [0.2, 0.4]}.items()
+    ]
+    assert not has_ratios(analyse(records, "a"))
+
+
 def test_a_method_keeps_its_colour():
     assert color_of("DiffusionNFT") == color_of("nft")
     assert len({color_of(label) for label in ("nft", "flow-grpo", "advantageflow", "advantageflow-1-A", "mine")}) == 5

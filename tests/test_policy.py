@@ -133,7 +133,8 @@ SD35_MEDIUM = {
     ("targets", "layers", "parameters"),
     [("attention", 191, 18.78), ("all_attention", 243, 23.89), ("linear", 385, 65.22)],
 )
-def test_the_layers_of_sd35_medium_are_those_of_diffusion_nfts_code(targets, layers, parameters):
+def test_the_layers_of_sd35_medium_that_get_adapters(targets, layers, parameters):
+    """Those of the attention are those of DiffusionNFT's code."""
     with torch.device("meta"):
         transformer = SD3Transformer2DModel(**SD35_MEDIUM)
         named = LORA_TARGETS | {"linear": linear_layers(transformer)}

@@ -100,7 +100,7 @@ FEW_STEPS: dict[str, tuple[str, ...]] = {
 FIELD = CURVED | OTHERS | GRADIENTS | FEW_STEPS
 # Their search: three rates for each, and further ones where the best is at an end.
 FIELD_RATES: dict[str, tuple[float, ...]] = {
-    **dict.fromkeys(("DiffusionART", "G2RPO", *(label for label in OTHERS if "GRPO" in label)), _SLOWER),
+    **dict.fromkeys(("DiffusionART", "TempFlow-GRPO", "MixGRPO"), _SLOWER),
     **dict.fromkeys(GRADIENTS, (*_SLOWER, 4e-3)),
     **dict.fromkeys(("AWM", "Flow-DPO", "RAM", "ADRPO", "Reward-weighted regression"), _FASTER),
     **dict.fromkeys(("ORW-CFM-W2", *FEW_STEPS), _FASTER),

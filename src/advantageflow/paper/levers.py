@@ -13,12 +13,18 @@ _FAST, _UNIFORM = ("learn.learning_rate=0.004",), ("learn.t_distribution=uniform
 _STEPS = ("learn.optimizer_steps=4", "learn.learning_rate=0.002")
 _SHARED, _DIVIDED = ("learn.share=group",), ("objective.adaptive_scale=true",)
 _TOGETHER = (*_STEPS, *_SHARED, *_DIVIDED)
-_CLOSER = (*_TOGETHER, "policy.average_decay=0.5")  # what is evaluated lags less
 _EIGHT = ("learn.optimizer_steps=8",)
 _LARGE = ("rollout.images_per_prompt=24", "rollout.prompts_per_iteration=8")
-_QUARTER, _PROMPT = ("objective.gamma=0.25",), ("policy.rollout_decay=0.5",)
+_QUARTER, _ROLLOUT, _AVERAGE = ("objective.gamma=0.25",), ("policy.rollout_decay=0.5",), ("policy.average_decay=0.5",)
 _RANK = ("policy.lora_rank=128", "policy.lora_alpha=256")
 _LINEAR, _ALL = ("policy.lora_targets=linear",), ("policy.lora_rank=0", "learn.learning_rate=0.0003")
+
+
+def _added(base: tuple[str, ...], begun: str, changes: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Further changes to some that are made, under names that begin with theirs."""
+    return {f"{begun}{name}": (*base, *further) for name, further in changes.items()}
+
+
 LEVERS: dict[str, tuple[str, ...]] = {
     "start": _FAST,
     "4 steps": _STEPS,
@@ -27,22 +33,24 @@ LEVERS: dict[str, tuple[str, ...]] = {
     "8 steps, shared, divided": (*_TOGETHER, *_EIGHT),
     "4 steps, shared, divided": _TOGETHER,
 }
-LEVERS |= {
-    f"4 steps, shared, divided, {name}": (*_TOGETHER, *changes)
-    for name, changes in {
+LEVERS |= _added(
+    _TOGETHER,
+    "4 steps, shared, divided, ",
+    {
         "0.004": _FAST,
         "γ 0.25": _QUARTER,
         "groups of 24": _LARGE,
         "re-centred": ("advantage.recenter=true",),
         "cosine": ("learn.schedule=cosine", *_FAST),
-        "rollout policy at 0.5": _PROMPT,
+        "rollout policy at 0.5": _ROLLOUT,
         "average at 0": ("policy.average_decay=0",),
-        "average at 0.5": _CLOSER,
-    }.items()
-}
-LEVERS |= {
-    f"4 steps, shared, divided, average at 0.5, {name}": (*_CLOSER, *changes)
-    for name, changes in {
+        "average at 0.5": _AVERAGE,
+    },
+)
+LEVERS |= _added(
+    (*_TOGETHER, *_AVERAGE),
+    "4 steps, shared, divided, average at 0.5, ",
+    {
         "linear layers": _LINEAR,
         "linear layers, 0.004": (*_LINEAR, *_FAST),
         "linear layers, 0.003, γ 0.25": (*_LINEAR, "learn.learning_rate=0.003", *_QUARTER),
@@ -50,18 +58,19 @@ LEVERS |= {
         "all weights": _ALL,
         "0.004": _FAST,
         "γ 0.25": _QUARTER,
-        "rollout policy at 0.5": _PROMPT,
+        "rollout policy at 0.5": _ROLLOUT,
         "β₂ 0.95": ("learn.beta2=0.95",),
         "8 steps": _EIGHT,
         "groups of 24": _LARGE,
         "rank 128": _RANK,
         "own noise": ("learn.share=null",),
         "t below 0.8": (*_UNIFORM, "learn.t_range=[0,0.8]"),
-    }.items()
-}
-LEVERS |= {
-    name: (*_FAST, *changes)
-    for name, changes in {
+    },
+)
+LEVERS |= _added(
+    _FAST,
+    "",
+    {
         "shared noise": _SHARED,
         "divided by errors": _DIVIDED,
         "uniform t": _UNIFORM,
@@ -77,10 +86,10 @@ LEVERS |= {
         "clip at 3": ("advantage.clip=3",),
         "groups of 6": ("rollout.images_per_prompt=6", "rollout.prompts_per_iteration=32"),
         "groups of 24": _LARGE,
-        "rollout policy at 0.5": _PROMPT,
+        "rollout policy at 0.5": _ROLLOUT,
         "rollout policy at 0.9": ("policy.rollout_decay=0.9",),
         "average at 0": ("policy.average_decay=0",),
-        "average at 0.5": ("policy.average_decay=0.5",),
+        "average at 0.5": _AVERAGE,
         "drafts": ("rollout.drafts=2", "rollout.drafting_steps=4"),
         "6 rollout steps": ("rollout.num_inference_steps=6",),
         "cosine from 0.008": ("learn.schedule=cosine", "learn.learning_rate=0.008"),
@@ -91,8 +100,8 @@ LEVERS |= {
         "rank 128": _RANK,
         "all weights": _ALL,
         "linear layers": _LINEAR,
-    }.items()
-}
+    },
+)
 
 
 def lever(name: str) -> str:
