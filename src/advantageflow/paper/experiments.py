@@ -29,6 +29,12 @@ SEARCHED_RATES: dict[str, tuple[float, ...]] = {
 # What it chose: the highest last held-out score. A test holds this against the stored results.
 LEARNING_RATES = {AF_A: 4e-3, AF: 4e-3, NFT: 2e-3, GRPO: 1e-3}
 GAMMAS = (0, 0.2, 0.5, 2, 5)
+
+
+def gamma_arm(gamma: float) -> str:
+    return f"AdvantageFlow(γ={gamma:g})"
+
+
 # What lies between DiffusionNFT and AdvantageFlow(1-A): its code's curvature is 5β, it divides by errors, and it
 # normalizes by the spread of raw rewards. With all three changed, only the space of the reference term differs.
 STEPS: dict[str, tuple[str, ...]] = {
@@ -43,9 +49,10 @@ STEPS: dict[str, tuple[str, ...]] = {
     "AdvantageFlow(1-A), divided by errors": (*METHODS[AF_A], "objective.adaptive_scale=true"),
 }
 # The two losses at the curvature that does best, each with a learning rate of its own.
+NFT_1 = "DiffusionNFT, curvature 1"
 CURVED: dict[str, tuple[str, ...]] = {
-    "AdvantageFlow(0.5)": ("objective=advantageflow", "objective.gamma=0.5"),
-    "DiffusionNFT(β=0.2)": STEPS["DiffusionNFT, curvature 1"],
+    gamma_arm(0.5): ("objective=advantageflow", "objective.gamma=0.5"),
+    NFT_1: STEPS[NFT_1],
 }
 # Other methods in the world of the recipe scenes, each as its own recipe has it.
 _SLOWER, _FASTER = (5e-4, 1e-3, 2e-3), (1e-3, 2e-3, 4e-3)
@@ -115,24 +122,21 @@ FIELD_RATES: dict[str, tuple[float, ...]] = {
 FIELD_CHOSEN: dict[str, float] = {
     **dict.fromkeys((*CURVED, "FlowAWR", "AC-Flow", "DGPO", "Best of group", "CRD", "GRPO-Guard"), 4e-3),
     **dict.fromkeys(("AWM", "Flow-DPO", "Flow-DPPO", "Stepwise-Flow-GRPO", "G2RPO", "Flash-GRPO"), 2e-3),
+    **dict.fromkeys(("RAM", "ADRPO", "Reward-weighted regression", "ORW-CFM-W2"), 2e-3),
     **dict.fromkeys(("V-GRPO", "TempFlow-GRPO", "DiffusionART", "RVM", "MixGRPO"), 1e-3),
-    "EPG": 2.5e-4,
+    **dict.fromkeys(("EPG", "BranchGRPO"), 2.5e-4),
 }
 # The rates of their runs and recipes: where the search is not done, what was tried first or is best so far.
 FIELD_LEARNING_RATES: dict[str, float] = {
     **dict.fromkeys((*OTHERS, *GRADIENTS), 1e-3),
-    **dict.fromkeys(("RAM", "ADRPO", "Reward-weighted regression", "ORW-CFM-W2"), 4e-3),
     **dict.fromkeys(FEW_STEPS, 2e-3),
     **FIELD_CHOSEN,
 }
 GUIDANCE = 2.0  # of Table 1's second half
 # What `advantageflow compare` compares, and with what, where it is not said
 COMPARED, BASELINE = "objective=advantageflow-1.1,advantageflow-1-A,nft,flow-grpo", "nft"
+ENDS = "evaluation.every=25"  # where the last score alone counts
 QUICK = ("run.iterations=8", "evaluation.every=4", "evaluation.num_images=240")
-
-
-def gamma_arm(gamma: float) -> str:
-    return f"AdvantageFlow(γ={gamma:g})"
 
 
 def searched(method: str, rate: float) -> str:
@@ -153,12 +157,13 @@ def _arms() -> dict[str, tuple[str, ...]]:
     }
     found |= {step: (*changes, found[AF_A][-1]) for step, changes in STEPS.items()}
     found |= {label: (*changes, _rate(FIELD_LEARNING_RATES[label])) for label, changes in FIELD.items()}
+    found |= {label: (*found[label], ENDS) for label in OTHERS | FEW_STEPS}
     found |= {lever(name): settings_of(name) for name in LEVERS}
     found |= {
         searched(method, rate): (*METHODS[method], _rate(rate)) for method in METHODS for rate in SEARCHED_RATES[method]
     }
     return found | {
-        searched(method, rate): (*changes, _rate(rate), "evaluation.every=25")  # the last score alone counts
+        searched(method, rate): (*changes, _rate(rate), ENDS)
         for method, changes in FIELD.items()
         for rate in FIELD_RATES[method]
     }
