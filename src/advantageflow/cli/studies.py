@@ -105,7 +105,8 @@ def reproduce(
     figure: Annotated[
         str,
         typer.Argument(
-            help="search, field-search, fig2, fig3a, fig3b, fig3c, fig5, steps, table1, lever-search, methods, or all."
+            help="search, field-search, fig2, fig3a, fig3b, fig3c, fig5, steps, table1, lever-search, frontier, "
+            "methods, or all."
         ),
     ],
     quick: Annotated[

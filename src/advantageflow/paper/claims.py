@@ -89,7 +89,7 @@ def doubled(panel: Panel, arm: str, other: str, study: Study) -> Finding | None:
     )
     ratio = mean(ours) / mean(theirs)
     verdict = REPRODUCED if ratio >= 2 else DIFFERENT if higher.low > 0 else NOT_SHOWN
-    measured = f"{panel.title}: {mean(ours):.3f} against {mean(theirs):.3f}, a factor of {ratio:.2f}: {_signed(higher)}"
+    measured = f"{panel.title}: {mean(ours):.3f} against {mean(theirs):.3f}, a factor of {ratio:.2f}: {signed(higher)}"
     return Finding(measured, verdict if higher.high > 0 else NOT_REPRODUCED)
 
 
@@ -100,7 +100,7 @@ def alike(panel: Panel, arm: str, other: str, study: Study) -> Finding | None:
     within = found.low >= -MARGIN and found.high <= MARGIN
     apart = found.low > 0 or found.high < 0
     verdict = REPRODUCED if within else NOT_REPRODUCED if apart else NOT_SHOWN
-    return Finding(f"{panel.title}: {arm} - {other}: {_signed(found)}", verdict)
+    return Finding(f"{panel.title}: {arm} - {other}: {signed(found)}", verdict)
 
 
 def better_in_table(arm: str, other: str, guidance: float, study: Study) -> Finding | None:
@@ -133,10 +133,10 @@ def _verdict(difference: Interval | None, text: str) -> Finding | None:
     if difference is None:
         return None
     verdict = REPRODUCED if difference.low > 0 else NOT_REPRODUCED if difference.high < 0 else NOT_SHOWN
-    return Finding(f"{text}: {_signed(difference)}", verdict)
+    return Finding(f"{text}: {signed(difference)}", verdict)
 
 
-def _signed(change: Interval) -> str:
+def signed(change: Interval) -> str:
     return f"{change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}]"
 
 

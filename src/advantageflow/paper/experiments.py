@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from advantageflow.config import ConfigError
 from advantageflow.errors import shown
-from advantageflow.paper.levers import LEVER_SEEDS, LEVERS, lever, settings_of
+from advantageflow.paper.levers import CHOSEN, LEVER_SEEDS, LEVERS, lever, settings_of, short_settings_of
 
 AF, AF_A, NFT, GRPO = "AdvantageFlow(1.1)", "AdvantageFlow(1-A)", "DiffusionNFT", "Flow-GRPO"
 METHODS: dict[str, tuple[str, ...]] = {
@@ -135,6 +135,8 @@ FIELD_LEARNING_RATES: dict[str, float] = {
 GUIDANCE = 2.0  # of Table 1's second half
 # What `advantageflow compare` compares, and with what, where it is not said
 COMPARED, BASELINE = "objective=advantageflow-1.1,advantageflow-1-A,nft,flow-grpo", "nft"
+# What the levers chose, and the same changes made to the rival's loss, which is none of its rivals
+BEST, SAME_CHANGES = "AdvantageFlow, combined", "DiffusionNFT, combined"
 ENDS = "evaluation.every=25"  # where the last score alone counts
 QUICK = ("run.iterations=8", "evaluation.every=4", "evaluation.num_images=240")
 
@@ -158,10 +160,12 @@ def _arms() -> dict[str, tuple[str, ...]]:
     found |= {step: (*changes, found[AF_A][-1]) for step, changes in STEPS.items()}
     found |= {label: (*changes, _rate(FIELD_LEARNING_RATES[label])) for label, changes in FIELD.items()}
     found |= {label: (*found[label], ENDS) for label in OTHERS | FEW_STEPS}
-    found |= {lever(name): settings_of(name) for name in LEVERS}
+    found |= {lever(name): short_settings_of(name) for name in LEVERS}
     found |= {
         searched(method, rate): (*METHODS[method], _rate(rate)) for method in METHODS for rate in SEARCHED_RATES[method]
     }
+    found[BEST] = settings_of(CHOSEN)
+    found[SAME_CHANGES] = (*STEPS[NFT_1], *(change for change in found[BEST] if not change.startswith("objective")))
     return found | {
         searched(method, rate): (*changes, _rate(rate), ENDS)
         for method, changes in FIELD.items()
@@ -231,6 +235,7 @@ def _field_search(name: str, title: str, recipe: str, score: str, methods: Itera
     return Panel(name, title, recipe, score, arms, (SEARCH_SEED,), arms[0])
 
 
+FRONTIER = (BEST, *CURVED, AF, AF_A, GRPO)
 FIELD_SEARCH = (
     _field_search("search-others", "learning rates of other methods", "paper/scenes", "graded", CURVED | OTHERS),
     _field_search("search-gradients", "learning rates of methods of a differentiable reward", "paper/preference",
@@ -273,6 +278,13 @@ FIGURES: dict[str, tuple[Panel, ...]] = {
     "lever-search": (
         Panel("levers", "changes, 1920 images", "paper/scenes", "graded", tuple(map(lever, LEVERS)), LEVER_SEEDS,
               lever("start")),
+    ),
+    "frontier": (
+        replace(SCENES, name="frontier-scenes", arms=(*FRONTIER, SAME_CHANGES), baseline=BEST),
+        *(
+            replace(panel, name=f"frontier-{panel.name}", arms=FRONTIER, baseline=BEST)
+            for panel in (PREFERENCE, CLIP, WORDS)
+        ),
     ),
     "methods": (
         Panel("others", "other methods", "paper/scenes", "graded", (AF, GRPO, *CURVED, *OTHERS), THREE_SEEDS, AF),

@@ -10,6 +10,7 @@ import numpy as np
 
 from advantageflow.paper.claims import claims_table
 from advantageflow.paper.experiments import FIELD_RATES, FIGURES, SEARCHED_RATES, Panel, gamma_arm
+from advantageflow.paper.frontier import add_passes, frontier_table
 from advantageflow.paper.study import Study, table1
 from advantageflow.reports.comparison import draw_ends, draw_figure, draw_rates, draw_stability, named_rows, table
 from advantageflow.run.checkpoint import write_atomic
@@ -36,6 +37,8 @@ def _write(study: Study, name: str) -> bool:
     made = provenance(study, name)
     write_atomic(file.with_suffix(".json"), json.dumps({"made": made, **results}, indent=1) + "\n")
     tables = [f"### {titles[panel]}\n\n{table(result)}" for panel, result in results.items()]
+    if name == "frontier":
+        tables.insert(0, frontier_table(study))
     write_atomic(file.with_suffix(".md"), "\n".join([*tables, _told(made)]))
     drawn = {titles[panel]: result for panel, result in results.items()}
     if name in ("lever-search", "methods"):  # too many arms for curves
@@ -47,6 +50,11 @@ def _write(study: Study, name: str) -> bool:
             draw_rates(result, rates, study.results / panel)
     else:
         draw_figure(drawn, "images", file)
+    if name == "frontier":
+        for compared in panels:
+            if compared.name in results:
+                add_passes(results[compared.name], study.records(compared))
+        draw_figure(drawn, "passes", study.results / "frontier-passes", "images put through the transformer")
     if name == "fig3b":
         gamma, unregularized = panels[:2]
         unstable = [record for record in study.records(gamma) if record.label == gamma_arm(0.2)]

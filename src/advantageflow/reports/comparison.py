@@ -115,8 +115,13 @@ def _known(value: float | None, digits: int) -> str:
     return "—" if value is None else f"{value:.{digits}f}"
 
 
-def draw_figure(results: Mapping[str, Mapping[str, Any]], axis: str, file: Path) -> None:
-    """Mean curves with 95 % bands over seeds, one panel per title; `file` without its ending, as PNG."""
+def draw_figure(results: Mapping[str, Mapping[str, Any]], axis: str, file: Path, called: str = "") -> None:
+    """Mean curves with 95 % bands over seeds, one panel per title; `file` without its ending, as PNG.
+
+    Args:
+        axis: a key of the results' curves.
+        called: the axis in the picture; by default as it is in `AXES`.
+    """
     columns = len(results) if len(results) < 4 else 2
     rows = -(-len(results) // columns)
     longest = max(len(result["arms"]) for result in results.values())  # a key of more than seven arms needs more room
@@ -135,7 +140,7 @@ def draw_figure(results: Mapping[str, Mapping[str, Any]], axis: str, file: Path)
                 f"{arm} ({len(curves)} seed{'' if len(curves) == 1 else 's'})",
             )
         panel.set_title(title)
-        panel.set_xlabel(AXES[axis])
+        panel.set_xlabel(called or AXES[axis])
         panel.set_ylabel(f"held-out {result['score']}")
         panel.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.45, -0.17))
     _save(figure, file)

@@ -1,0 +1,162 @@
+"""Fewer images for the same reward: what is measured of known curves, and the verdicts on them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_compare import write_run
+
+from advantageflow.config import load_config
+from advantageflow.paper.claims import NOT_SHOWN, PENDING
+from advantageflow.paper.experiments import ARMS, BEST, FIGURES, NFT_1, SAME_CHANGES, Panel
+from advantageflow.paper.frontier import (
+    COLUMNS,
+    HELD,
+    NOT_HELD,
+    OTHER_REWARDS,
+    add_passes,
+    frontier_table,
+    passes_per_image,
+    rival_of,
+    row,
+    share_of_images,
+)
+from advantageflow.paper.levers import CHOSEN, LEVER_SEEDS, LEVERS, lever
+from advantageflow.paper.study import Study
+from advantageflow.studies.compare import analyse
+
+SHIFTS = (0.0, 0.01, -0.01)
+SLOW = [[0.2 + shift + 0.05 * i for i in range(11)] for shift in SHIFTS]  # ends at .7
+FAST = [[0.2 + shift + 0.2 * min(i, 4) for i in range(11)] for shift in SHIFTS]  # .7 after 2.5 of 10
+
+
+@pytest.fixture
+def study(tmp_path):
+    return Study(tmp_path / "runs", tmp_path / "results")
+
+
+def write(study, panel, label, curves, exact=True, diversity=lambda i: 1.0, changes=()):
+    """Records of known curves; the share of right pictures is half of the score."""
+    config = load_config(panel.recipe, [*changes, "run.iterations=10"]).model_dump(mode="json")
+    for seed, scores in enumerate(curves):
+        folder = study.runs / str(len(list(study.runs.glob("*"))))
+        record = write_run(folder, "run", seed, scores, diversity=diversity).record()
+        known = [
+            (
+                done,
+                {
+                    "graded": found["strict"],
+                    "tasks": found["tasks"],
+                    **({"exact": found["strict"] / 2} if exact else {}),
+                },
+            )
+            for done, found in record.evaluations
+        ]
+        replace(record, label=label, evaluations=known, config=config).save(study.file(panel.recipe, label, seed))
+
+
+PANEL = Panel("frontier-scenes", "known", "paper/scenes", "graded", (BEST, NFT_1, "other", SAME_CHANGES), (0, 1, 2))
+
+
+def found(study, panel=PANEL):
+    return dict(zip(COLUMNS, row(study, panel), strict=True))
+
+
+def test_a_share_of_the_rivals_images(study):
+    write(study, PANEL, BEST, FAST)
+    write(study, PANEL, NFT_1, SLOW)
+    write(study, PANEL, "other", [[0.2, 0.3]] * 3)
+    records = study.records(PANEL)
+    assert rival_of(records, "graded") == NFT_1
+    ours, theirs = ([record for record in records if record.label == label] for label in (BEST, NFT_1))
+    share = share_of_images(ours, theirs, "graded")
+    assert (share.value, share.low, share.high) == pytest.approx((0.25, 0.25, 0.25))
+    assert share_of_images(theirs, theirs, "graded").value == pytest.approx(1)
+    assert found(study)["images"] == "0.25"
+    assert found(study)["rival"] == f"{NFT_1}: 0.700, 3 seeds"
+    assert found(study)["passes"] == "0.25; of an image 1.00"
+    assert found(study)["right pictures"] == "+0.150 [+0.150, +0.150]"  # 1.0 / 2 after .4 of the run, and .7 / 2
+    assert found(study)["verdict"] == HELD
+
+
+def test_a_rival_that_is_given_the_same_changes_sets_no_target(study):
+    write(study, PANEL, BEST, FAST)
+    write(study, PANEL, SAME_CHANGES, [[0.2, 0.99]] * 3)
+    assert found(study)["verdict"] == PENDING
+    write(study, PANEL, NFT_1, SLOW)
+    assert found(study)["rival"].startswith(NFT_1)
+
+
+def test_no_faster_is_not_held_and_what_seeds_leave_open_is_not_shown(study):
+    write(study, PANEL, NFT_1, SLOW)
+    write(study, PANEL, BEST, SLOW)
+    assert found(study)["verdict"] == NOT_HELD
+    assert found(study, replace(PANEL, name="frontier-clip"))["verdict"] == NOT_HELD
+    one_is_slow = [FAST[0], FAST[1], [0.2 + 0.03 * i for i in range(11)]]
+    write(study, PANEL, BEST, one_is_slow)
+    assert found(study)["verdict"] == NOT_SHOWN
+
+
+def test_another_reward_may_take_half_of_the_images(study):
+    write(study, PANEL, NFT_1, SLOW)
+    write(study, PANEL, BEST, [[0.2 + shift + 0.11 * min(i, 5) for i in range(11)] for shift in SHIFTS])
+    assert found(study)["images"].startswith("0.45")
+    assert found(study)["verdict"] == NOT_HELD
+    assert OTHER_REWARDS.share == 0.5
+    assert found(study, replace(PANEL, name="frontier-clip"))["verdict"] == HELD
+
+
+@pytest.mark.parametrize(
+    "worse",
+    [
+        {"diversity": lambda i: 1.0 - 0.1 * i},
+        {"changes": ("rollout.num_inference_steps=20",)},
+    ],
+)
+def test_less_variety_or_a_dearer_image_is_not_held(study, worse):
+    write(study, PANEL, NFT_1, SLOW)
+    write(study, PANEL, BEST, FAST, **worse)
+    assert found(study)["images"] == "0.25"
+    assert found(study)["verdict"] == NOT_HELD
+
+
+def test_without_the_score_that_nobody_trains_on_there_is_no_verdict(study):
+    write(study, PANEL, BEST, FAST)
+    write(study, PANEL, NFT_1, SLOW, exact=False)
+    assert found(study)["verdict"] == PENDING
+    write(study, PANEL, BEST, FAST, exact=False)  # a world that has no such score
+    assert (found(study)["right pictures"], found(study)["verdict"]) == ("", HELD)
+
+
+def test_passes_of_an_image(study):
+    """Ten steps draw it; each of four draws is a gradient, which counts three, and two of the slow copies."""
+    write(study, PANEL, BEST, FAST)
+    write(study, PANEL, NFT_1, SLOW)
+    records = study.records(PANEL)
+    assert passes_per_image(records[0]) == 10 + 4 * (3 + 2)
+    result = analyse(records, NFT_1, "graded")
+    add_passes(result, records)
+    places, scores = result["arms"][BEST]["curves"]["passes"][0]
+    assert places[-1] == 30 * 10 * 192
+    assert scores == result["arms"][BEST]["curves"]["images"][0][1]
+
+
+def test_without_results_everything_is_pending(study):
+    assert frontier_table(study).count(PENDING) == len(FIGURES["frontier"])
+
+
+def test_the_combination_is_what_the_levers_chose():
+    """The best mean after 1920 images of all that ran on each seed."""
+    study = Study(Path("runs"), Path(__file__).parent.parent / "results")
+    (panel,) = FIGURES["lever-search"]
+    scores = {}
+    for record in study.records(panel):
+        scores.setdefault(record.label, {})[record.seed] = record.after["graded"]
+    complete = {label: sum(found.values()) for label, found in scores.items() if len(found) == len(LEVER_SEEDS)}
+    if complete:
+        assert max(complete, key=complete.__getitem__) == lever(CHOSEN)
+    assert CHOSEN in LEVERS
+    combined, other = ({*ARMS[label]} for label in (BEST, SAME_CHANGES))
+    assert {change for change in combined ^ other if not change.startswith("objective")} == {
+        "policy.rollout_decay=0.8",  # the recipe's own
+    }
