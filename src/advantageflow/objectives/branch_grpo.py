@@ -42,6 +42,8 @@ class BranchGRPO(Reverse):
     Departs from the paper in: a split's log-probability is that of the noise that it was drawn with, where the code
     takes that of the other steps; noise in every step; `keep_share` is of a depth's nodes in a tree, where the code's
     is of each last branch's; a node's reward is never weighted by probabilities; fewer splits than its 0, 3, 6, 9.
+    By the true log-probability a step weighs as the inverse of its noise, so that those after the splits, which decide
+    little, outweigh them: let `learn.transitions` end with the last split.
     """
 
     title: ClassVar[str] = "BranchGRPO"

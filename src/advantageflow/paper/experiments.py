@@ -81,7 +81,7 @@ OTHERS: dict[str, tuple[str, ...]] = {
     "ORW-CFM-W2": ("objective=orw-cfm-w2", "policy.rollout_every=5"),
     "CRD": ("objective=crd", "objective.reference_guidance=2"),
     "MixGRPO": ("objective=mix-grpo", "objective.iterations=3"),
-    "BranchGRPO": ("objective=branch-grpo", *_TREES, "learn.transitions=6", "learn.t_draws=4"),
+    "BranchGRPO": ("objective=branch-grpo", *_TREES, "learn.transitions=4", "learn.t_draws=4"),
 }
 GRADIENTS: dict[str, tuple[str, ...]] = {
     "AlignProp": ("objective=align-prop", "objective.weight=1", _SMALL),
@@ -114,8 +114,7 @@ FIELD_RATES: dict[str, tuple[float, ...]] = {
     **dict.fromkeys((*CURVED, "FlowAWR", "AC-Flow", "DGPO", "Best of group", "CRD"), (*_FASTER, 8e-3)),
     **dict.fromkeys(("V-GRPO", "RVM"), (5e-4, *_FASTER)),
     "EPG": (1.25e-4, 2.5e-4, 5e-4, *_FASTER),
-    **dict.fromkeys(("Flow-DPPO", "Stepwise-Flow-GRPO", "G2RPO", "Flash-GRPO"), (*_SLOWER, 4e-3)),
-    "BranchGRPO": (1.25e-4, 2.5e-4, *_SLOWER),
+    **dict.fromkeys(("Flow-DPPO", "Stepwise-Flow-GRPO", "G2RPO", "Flash-GRPO", "BranchGRPO"), (*_SLOWER, 4e-3)),
     "GRPO-Guard": (*_SLOWER, 4e-3, 8e-3),
 }
 # What it chose. A test holds it against the stored results.
@@ -124,7 +123,7 @@ FIELD_CHOSEN: dict[str, float] = {
     **dict.fromkeys(("AWM", "Flow-DPO", "Flow-DPPO", "Stepwise-Flow-GRPO", "G2RPO", "Flash-GRPO"), 2e-3),
     **dict.fromkeys(("RAM", "ADRPO", "Reward-weighted regression", "ORW-CFM-W2"), 2e-3),
     **dict.fromkeys(("V-GRPO", "TempFlow-GRPO", "DiffusionART", "RVM", "MixGRPO"), 1e-3),
-    **dict.fromkeys(("EPG", "BranchGRPO"), 2.5e-4),
+    "EPG": 2.5e-4,
 }
 # The rates of their runs and recipes: where the search is not done, what was tried first or is best so far.
 FIELD_LEARNING_RATES: dict[str, float] = {
