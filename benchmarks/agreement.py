@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("recipe")
     parser.add_argument("changes", nargs="*", metavar="KEY=VALUE")
     parser.add_argument("--iterations", type=int, default=8)
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     changes = [*given.changes, *STILL, f"run.iterations={given.iterations}"]
     with tempfile.TemporaryDirectory() as folder:
         found = gradients(given.recipe, changes, Path(folder) / "run")

@@ -23,7 +23,7 @@ class AdjointMatching(Gradient):
 
         loss = m ‖μ_θ - μ_ref + s² a'‖² / max(s, t - t')²
         a = -λ ∇r(x0) at the end,  a = (∂μ_ref / ∂x)ᵀ a' a step before
-        m = 0 where ‖s a'‖ > b, else 1
+        m = 0 where ‖s a'‖ > b λ, else 1
 
     Images are drawn by an SDE in which they forget their noise; μ is a transition's mean, s its standard deviation,
     and a' the lean adjoint after it. The minimum is the sampler of p_ref exp(λ r). The reward is differentiated once,
@@ -31,7 +31,7 @@ class AdjointMatching(Gradient):
     learned from. Squares are means over the image, and norms are roots of these.
 
     Args:
-        reward_scale: λ.
+        reward_scale: λ. Where learning ends early, and alike at all learning rates, it is too small.
         bound: b, since of some images the adjoint grows without measure on its way; null for none.
         active_steps: steps of each image that are learned from, drawn anew each time.
 
@@ -52,7 +52,7 @@ class AdjointMatching(Gradient):
     }
 
     reward_scale: Positive = 100.0
-    bound: Positive | None = 1.0
+    bound: Positive | None = 0.03
     active_steps: Annotated[int, Ge(1), Le(1000)] = 2
 
     @property
@@ -116,5 +116,5 @@ class AdjointMatching(Gradient):
         std, width = like(seen.std, seen.mean), like(seen.width, seen.mean)
         loss = mean_square((seen.mean - seen.mean_ref + std**2 * seen.adjoint) / std.maximum(width))
         if self.bound is not None:
-            loss = loss * (mean_square(std * seen.adjoint) <= self.bound**2)
+            loss = loss * (mean_square(std * seen.adjoint) <= (self.bound * self.reward_scale) ** 2)
         return {"control": loss}

@@ -90,7 +90,7 @@ GRADIENTS: dict[str, tuple[str, ...]] = {
     "FlowBP-Lagrange": ("objective=flow-bp-lagrange", _SMALL),
     "Adjoint Matching": (
         "objective=adjoint-matching",
-        "objective.reward_scale=30",
+        "objective.reward_scale=300",
         "objective.active_steps=4",
         "rollout.noise_level=1.0",
         _SMALL,
@@ -108,7 +108,8 @@ FIELD = CURVED | OTHERS | GRADIENTS | FEW_STEPS
 # Their search: three rates for each, and further ones where the best is at an end.
 FIELD_RATES: dict[str, tuple[float, ...]] = {
     **dict.fromkeys(("DiffusionART", "TempFlow-GRPO", "MixGRPO"), _SLOWER),
-    **dict.fromkeys(GRADIENTS, (*_SLOWER, 4e-3)),
+    **dict.fromkeys(("FlowBP-Sparse", "Adjoint Matching"), (*_SLOWER, 4e-3)),
+    **dict.fromkeys(("AlignProp", "DRTune", "FlowBP-Lagrange", "DRaFT-K", "DRaFT-LV", "ReFL"), (*_SLOWER, 4e-3, 8e-3)),
     **dict.fromkeys(("AWM", "Flow-DPO", "RAM", "ADRPO", "Reward-weighted regression"), _FASTER),
     **dict.fromkeys(("ORW-CFM-W2", *FEW_STEPS), _FASTER),
     **dict.fromkeys((*CURVED, "FlowAWR", "AC-Flow", "DGPO", "Best of group", "CRD"), (*_FASTER, 8e-3)),
