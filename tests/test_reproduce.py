@@ -272,6 +272,11 @@ def test_a_run_becomes_a_record_and_is_not_repeated(tmp_path, tiny_pipeline_fold
     changed = replace(study, changes=(*others, "learn.t_draws=3"))
     with pytest.raises(ConfigError, match=r"made with other settings \(learn.t_draws was 2 and is 3\); remove it"):
         changed.plan([panel])
+    begun = replace(changed, results=tmp_path / "none")
+    with pytest.raises(
+        ConfigError, match=r"the run in .* was begun with other settings \(learn.t_draws was 2 and is 3\)"
+    ):
+        begun.plan([panel])
     others = [change for change in study.changes if not change.startswith("evaluation.rewards")]
     added = "evaluation.rewards={graded: scenes_graded, exact: scenes_exact}"
     assert replace(study, changes=(*others, added)).plan([panel])  # what was measured is still that

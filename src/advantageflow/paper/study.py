@@ -26,6 +26,7 @@ from advantageflow.paper.experiments import (
     searched,
 )
 from advantageflow.run.changes import differing
+from advantageflow.run.directory import RunDirectory
 from advantageflow.run.stored import read_object
 from advantageflow.studies import children
 from advantageflow.studies.compare import Arm, Run, finish, slug
@@ -51,7 +52,7 @@ class Study:
         """Every run of the panels once; all arms of a seed before the next seed.
 
         Raises:
-            ConfigError: there is a record of one of them with other settings.
+            ConfigError: there is a record of one of them with other settings, or it was begun with others.
         """
         found: dict[Path, tuple[int, Run]] = {}
         for panel in panels:
@@ -67,9 +68,13 @@ class Study:
 
     def _check(self, run: Run) -> None:
         file = self.file(run.arm.recipe, run.arm.label, run.seed)
-        if not file.exists():
+        if file.exists():
+            made, config = f"the record {file} was made", check_config(Record.load(file).config)
+        elif (run.folder / "config.yaml").exists():
+            made, config = f"the run in {run.folder} was begun", RunDirectory(run.folder).config()
+        else:
             return
-        then = flatten(check_config(Record.load(file).config).model_dump(mode="json"))
+        then = flatten(config.model_dump(mode="json"))
         changes = [*run.arm.changes, *run.changes, f"seed={run.seed}", f"run.threads={then['run.threads']}"]
         now = flatten(load_config(run.arm.recipe, changes).model_dump(mode="json"))
         kept, asked = then["evaluation.rewards"], now["evaluation.rewards"]
@@ -77,7 +82,7 @@ class Study:
             then["evaluation.rewards"] = asked
         told = differing(then, now)
         if told:
-            raise ConfigError(f"the record {file} was made with other settings ({told}); remove it to run again")
+            raise ConfigError(f"{made} with other settings ({told}); remove it to run again")
 
     def file(self, recipe: str, label: str, seed: int) -> Path:
         """Where the record of a run is kept."""
