@@ -30,7 +30,6 @@ from advantageflow.paper.experiments import (
     FIELD_LEARNING_RATES,
     FIELD_RATES,
     FIGURES,
-    GRADIENTS,
     GUIDANCE,
     LEARNING_RATES,
     MULTI,
@@ -101,7 +100,7 @@ def test_the_search_gives_every_method_as_many_tries_on_a_seed_of_its_own():
 
 
 def test_the_chosen_rate_of_another_method_is_the_best_of_all_that_it_was_tried_with(stored):
-    """And is not at an end of them, but where a learned reward is fooled the more, the faster it goes."""
+    """And is not at an end of them."""
     scores = {
         record.label: record.after[panel.score]
         for panel in FIGURES["field-search"]
@@ -111,8 +110,7 @@ def test_the_chosen_rate_of_another_method_is_the_best_of_all_that_it_was_tried_
     for label, chosen in FIELD_CHOSEN.items():
         tried = {rate: scores[searched(label, rate)] for rate in FIELD_RATES[label]}
         assert max(tried, key=tried.__getitem__) == chosen
-        assert min(tried) < chosen
-        assert chosen < max(tried) or label in GRADIENTS
+        assert min(tried) < chosen < max(tried)
 
 
 def test_figures_share_runs(tmp_path):
