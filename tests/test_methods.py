@@ -13,6 +13,7 @@ from advantageflow.errors import ConfigError
 from advantageflow.methods import changes_of, describe, describe_method, split_label
 from advantageflow.objectives import all_methods, find, names
 from advantageflow.paper.experiments import ARMS, FEW_STEPS, FIGURES, GRADIENTS, OTHERS
+from advantageflow.paper.measured import measured
 from advantageflow.reports.colors import color_of, palette
 from advantageflow.reports.methods import markdown
 
@@ -57,7 +58,8 @@ def test_one_method_is_shown_with_its_formula(capsys):
     assert "v± = v_old ± β (v_θ - v_old)" in told
     assert "diffusion-nft" in told
     assert "arXiv 2509.16117" in told
-    assert "Flow-GRPO" not in told
+    assert "GenEval .24 → .98" in told
+    assert "flow-grpo" not in told
 
 
 def test_json_says_the_same_and_can_be_read(capsys):
@@ -82,27 +84,35 @@ def test_an_unknown_method_is_told_with_the_nearest():
 def test_the_documentation_is_what_the_classes_say(monkeypatch):
     monkeypatch.chdir(ROOT)
     written = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
-    assert written == markdown(describe(), Path("results/methods.md")), (
+    assert written == markdown(describe(), measured(Path("results"))), (
         "advantageflow methods --markdown > docs/methods.md"
     )
 
 
-def test_results_are_shown_and_linked_where_there_are_any(tmp_path):
-    (tmp_path / "methods.md").write_text(
-        "### other\n\nHeld-out:\n\n| a |\n|---|\n\n| costs |\n\n### second\n\nOf:\n\n| b |\n"
-    )
-    assert "](../" not in markdown([], tmp_path / "none.md").partition("can be differentiated.")[2]
-    told = markdown([], tmp_path / "methods.md")
-    assert f"](../{tmp_path / 'methods.md'})" in told
-    assert "### Other\n\nHeld-out:\n\n| a |\n|---|\n\n### Second\n\nOf:\n\n| b |\n" in told
-    assert "costs" not in told
+def test_what_was_measured_stands_beside_what_is_claimed(tmp_path):
+    assert measured(tmp_path) == {}
+    assert "What they learn" not in markdown(describe(), {})
+    ends = {"value": 0.7, "low": 0.6, "high": 0.8}
+    arms = {"RVM": {"before": 0.5, "after": ends, "seeds": [0, 1, 2]}}
+    (tmp_path / "methods.json").write_text(json.dumps({"others": {"arms": arms}}))
+    known = measured(tmp_path)
+    assert known == {"awm": ["RVM: graded 0.500 → 0.700 [0.600, 0.800], 3 seeds"]}
+    told = markdown(describe(), known)
+    assert f"| AWM | {find('awm').claim} | {known['awm'][0]} |" in told
+    assert f"Measured here: {known['awm'][0]}." in told
+
+
+def test_every_shipped_method_says_what_is_claimed_of_it_or_that_we_know_of_nothing():
+    for method in all_methods():
+        assert "claim" in vars(method), method.title
+        assert not method.claim.endswith(".")
 
 
 @pytest.mark.parametrize("name", names())
 def test_every_method_says_what_it_is(name):
     method = find(name)
     described = describe_method(method)
-    assert described["lines"] <= 120
+    assert described["lines"] <= 125
     assert "Departs from" in described["doc"]
     assert "loss" in described["doc"]
     for setting in described["settings"]:

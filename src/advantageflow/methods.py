@@ -126,8 +126,8 @@ def describe() -> list[dict[str, Any]]:
 def describe_method(method: type[Method]) -> dict[str, Any]:
     """What there is to know of a method without a run.
 
-    Name, aliases, title, paper, family, docstring, what it sees by default, settings with defaults and what is allowed,
-    what a recipe's silence means, shipped recipes, the file in the package and its number of lines.
+    Name, aliases, title, paper, its claim, family, docstring, what it sees by default, settings with defaults and what
+    is allowed, what a recipe's silence means, shipped recipes, the file in the package and its number of lines.
     """
     made, hints = method(), typing.get_type_hints(method, include_extras=True)
     file, package = Path(inspect.getfile(method)).resolve(), Path(__file__).resolve().parent
@@ -136,6 +136,7 @@ def describe_method(method: type[Method]) -> dict[str, Any]:
         "aliases": list(method.aliases),
         "title": method.title,
         "paper": method.paper,
+        "claim": method.claim,
         "family": method.family,
         "doc": inspect.getdoc(method) or "",
         "sees": sorted(made.sees),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-RESULTS = Path("results/methods.md")  # of `reproduce methods`, from the repository's root
+RESULTS = Path("results")  # of `reproduce methods`, from the repository's root
 
 
 def methods(
@@ -22,17 +22,19 @@ def methods(
 
     from advantageflow.errors import ConfigError
     from advantageflow.methods import describe, describe_method, find_method
+    from advantageflow.paper.measured import measured
     from advantageflow.reports.methods import markdown, page_of, table
 
     if as_json and as_markdown:
         raise ConfigError("--json and --markdown exclude each other; give one of them")
     found = [describe_method(find_method(name))] if name else describe()
+    known = measured(RESULTS)
     if as_json:
         print(json.dumps(found[0] if name else found, indent=2, ensure_ascii=False))
     elif as_markdown:
-        print(page_of(found[0]) if name else markdown(found, RESULTS), end="")
+        print(page_of(found[0], known) if name else markdown(found, known), end="")
     else:
         console = Console(markup=False)
         for row in found if name else ():
             console.print(f"{row['doc']}\n", highlight=False)
-        console.print(table(found))
+        console.print(table(found, known))

@@ -36,6 +36,7 @@ class ACFlow(Forward):
 
     title: ClassVar[str] = "AC-Flow"
     paper: ClassVar[str] = "arXiv 2510.18072"
+    claim: ClassVar[str] = ""
     colors: ClassVar[dict[str, tuple[str, str]]] = {"": ("#166534", "#74d99a")}
     defaults: ClassVar[dict[str, Any]] = {
         "advantage.normalize": "centered_rms",

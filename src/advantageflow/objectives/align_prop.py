@@ -35,6 +35,7 @@ class AlignProp(Gradient):
 
     title: ClassVar[str] = "AlignProp"
     paper: ClassVar[str] = "arXiv 2310.03739"
+    claim: ClassVar[str] = "higher rewards than reinforcement learning in fewer steps"
     colors: ClassVar[dict[str, tuple[str, str]]] = {"": ("#1d6f42", "#8ce0b0")}
 
     last_steps: Annotated[int, Ge(1), Le(1000)] = 3

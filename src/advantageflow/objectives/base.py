@@ -46,6 +46,7 @@ class Method:
     """The base of all methods; derive from `Forward`, `Reverse` or `Gradient`.
 
     title, paper: what the method is called, and where it is from.
+    claim: what is said there, or of it elsewhere, of what it reaches; "" where we know of nothing.
     aliases: further names that recipes may use.
     short: the setting that a comparison's `name-value` means, and its symbol; None where there is none.
     colors: in figures, on light and on dark paper, by the value of that setting, or for ""; others by the title.
@@ -63,6 +64,7 @@ class Method:
     family: ClassVar[Literal["forward", "reverse", "gradient"]]
     title: ClassVar[str]
     paper: ClassVar[str]
+    claim: ClassVar[str] = ""
     aliases: ClassVar[tuple[str, ...]] = ()
     short: ClassVar[tuple[str, str] | None] = None
     colors: ClassVar[Mapping[str, tuple[str, str]]] = {}

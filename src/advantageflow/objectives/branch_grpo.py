@@ -48,6 +48,7 @@ class BranchGRPO(Reverse):
 
     title: ClassVar[str] = "BranchGRPO"
     paper: ClassVar[str] = "arXiv 2509.06040"
+    claim: ClassVar[str] = "FLUX: HPSv2.1 .363 (DanceGRPO .360), 1.4 times as fast"
     colors: ClassVar[dict[str, tuple[str, str]]] = {"": ("#8a5a1f", "#e0b070")}
     whole_groups: ClassVar[bool] = True
     defaults: ClassVar[dict[str, Any]] = {

@@ -38,6 +38,7 @@ class CRD(Forward):
 
     title: ClassVar[str] = "CRD"
     paper: ClassVar[str] = "arXiv 2603.14128"
+    claim: ClassVar[str] = "SD3.5-M: GenEval .93, with less reward hacking"
     colors: ClassVar[dict[str, tuple[str, str]]] = {"": ("#475a8a", "#a9b8e8")}
     whole_groups: ClassVar[bool] = True
     defaults: ClassVar[dict[str, Any]] = {

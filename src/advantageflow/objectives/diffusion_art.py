@@ -35,6 +35,7 @@ class DiffusionART(Forward):
 
     title: ClassVar[str] = "DiffusionART"
     paper: ClassVar[str] = "arXiv 2610.12572"
+    claim: ClassVar[str] = ""
     colors: ClassVar[dict[str, tuple[str, str]]] = {"": ("#9f1239", "#f7a3b8")}
     whole_groups: ClassVar[bool] = True
     solvers: ClassVar[tuple[str, ...]] = ("euler",)

@@ -31,6 +31,7 @@ class DRaFT(Gradient):
 
     title: ClassVar[str] = "DRaFT-K"
     paper: ClassVar[str] = "arXiv 2309.17400"
+    claim: ClassVar[str] = "higher rewards than reinforcement learning, for many rewards"
     colors: ClassVar[dict[str, tuple[str, str]]] = {"": ("#a86a00", "#f0b94d")}
 
     last_steps: Annotated[int, Ge(1), Le(1000)] = 1

@@ -35,6 +35,7 @@ class DRTune(Gradient):
 
     title: ClassVar[str] = "DRTune"
     paper: ClassVar[str] = "arXiv 2405.00760"
+    claim: ClassVar[str] = "SDXL trained on HPSv2.1 comes up to Midjourney 5.2"
     colors: ClassVar[dict[str, tuple[str, str]]] = {"": ("#6d28d9", "#c4a5ff")}
     straight: ClassVar[bool] = True
 

@@ -31,6 +31,7 @@ class EPG(Forward):
 
     title: ClassVar[str] = "EPG"
     paper: ClassVar[str] = "arXiv 2602.04663"
+    claim: ClassVar[str] = "SD3.5-M: GenEval .95 in 90 GPU-hours"
     colors: ClassVar[dict[str, tuple[str, str]]] = {"": ("#4d7c0f", "#b5d96b")}
     shared_noise: ClassVar[bool] = True
     defaults: ClassVar[dict[str, Any]] = {

@@ -32,6 +32,7 @@ class FlashGRPO(Reverse):
 
     title: ClassVar[str] = "Flash-GRPO"
     paper: ClassVar[str] = "arXiv 2605.15980"
+    claim: ClassVar[str] = ""
     colors: ClassVar[dict[str, tuple[str, str]]] = {"": ("#b45309", "#f5b566")}
     solvers: ClassVar[tuple[str, ...]] = ("flow_sde", "dance_sde", "memoryless")  # whose mean has the slope of w
     defaults: ClassVar[dict[str, Any]] = {

@@ -31,6 +31,9 @@ class FlowAWR(Forward):
 
     title: ClassVar[str] = "FlowAWR"
     paper: ClassVar[str] = "arXiv 2606.30376"
+    claim: ClassVar[str] = (
+        "SD3.5-M: GenEval .98 after 500 steps, PickScore 24.12 (DiffusionNFT 23.82); 2 to 4 times as fast"
+    )
     colors: ClassVar[dict[str, tuple[str, str]]] = {"": ("#b3261e", "#ff9d94")}
     defaults: ClassVar[dict[str, Any]] = {
         "advantage.normalize": "group_softmax",

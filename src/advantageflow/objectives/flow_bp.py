@@ -36,6 +36,7 @@ class FlowBP(Gradient):
 
     title: ClassVar[str] = "FlowBP-Sparse"
     paper: ClassVar[str] = "RuoyuWang-2077/FlowBP"
+    claim: ClassVar[str] = "SD3.5-M: HPSv2.1 .38 to .40 from 19 200 images"
     colors: ClassVar[dict[str, tuple[str, str]]] = {"": ("#0369a1", "#7cc7f2")}
     straight: ClassVar[bool] = True
 

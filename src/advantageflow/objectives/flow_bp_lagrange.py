@@ -41,6 +41,7 @@ class FlowBPLagrange(Gradient):
 
     title: ClassVar[str] = "FlowBP-Lagrange"
     paper: ClassVar[str] = "RuoyuWang-2077/FlowBP"
+    claim: ClassVar[str] = "SD3.5-M: HPSv2.1 .38 to .40 from 19 200 images"
     colors: ClassVar[dict[str, tuple[str, str]]] = {"": ("#1e3a8a", "#9db8ff")}
     straight: ClassVar[bool] = True
 

@@ -29,6 +29,7 @@ class FlowDPO(Forward):
 
     title: ClassVar[str] = "Flow-DPO"
     paper: ClassVar[str] = "arXiv 2501.13918"
+    claim: ClassVar[str] = "video: VBench 83.4 with a constant β, 80.9 with β (1 - t)²"
     aliases: ClassVar[tuple[str, ...]] = ("diffusion-dpo",)
     colors: ClassVar[dict[str, tuple[str, str]]] = {"": ("#9d174d", "#f49ac1")}
     whole_groups: ClassVar[bool] = True

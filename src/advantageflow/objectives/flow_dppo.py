@@ -39,6 +39,7 @@ class FlowDPPO(Reverse):
 
     title: ClassVar[str] = "Flow-DPPO"
     paper: ClassVar[str] = "arXiv 2606.11025"
+    claim: ClassVar[str] = "SD3.5-M: GenEval2 78.9 (Flow-GRPO 56.6, DiffusionNFT 64.5)"
     colors: ClassVar[dict[str, tuple[str, str]]] = {"": ("#0f766e", "#6fd8cf")}
     defaults: ClassVar[dict[str, Any]] = {
         "advantage.normalize": "raw_std",

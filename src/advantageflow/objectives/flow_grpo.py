@@ -30,6 +30,7 @@ class FlowGRPO(Reverse):
 
     title: ClassVar[str] = "Flow-GRPO"
     paper: ClassVar[str] = "arXiv 2505.05470"
+    claim: ClassVar[str] = "SD3.5-M: GenEval .63 → .95, OCR .59 → .92, PickScore 21.72 → 23.31"
     colors: ClassVar[dict[str, tuple[str, str]]] = {"": ("#8f3bb0", "#d59bf0")}
     defaults: ClassVar[dict[str, Any]] = {
         "advantage.normalize": "raw_std",

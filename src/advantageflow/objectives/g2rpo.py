@@ -42,6 +42,7 @@ class G2RPO(Reverse):
 
     title: ClassVar[str] = "G2RPO"
     paper: ClassVar[str] = "arXiv 2510.01982"
+    claim: ClassVar[str] = ""
     aliases: ClassVar[tuple[str, ...]] = ("granular-grpo",)
     colors: ClassVar[dict[str, tuple[str, str]]] = {"": ("#a21caf", "#eda5f5")}
     defaults: ClassVar[dict[str, Any]] = {

@@ -39,6 +39,7 @@ class GRPOGuard(Reverse):
 
     title: ClassVar[str] = "GRPO-Guard"
     paper: ClassVar[str] = "arXiv 2510.22319"
+    claim: ClassVar[str] = "SD3.5-M: GenEval2 85.8 (Flow-GRPO 56.6), as measured in Flow-DPPO's paper"
     colors: ClassVar[dict[str, tuple[str, str]]] = {"": ("#334155", "#a3b3c9")}
     defaults: ClassVar[dict[str, Any]] = {
         "advantage.normalize": "raw_std",

@@ -33,6 +33,7 @@ class MeanFlowAdvantage(_AdvantageFlow):
 
     title: ClassVar[str] = "MeanFlowAdvantage"
     paper: ClassVar[str] = "arXiv 2609.37670"
+    claim: ClassVar[str] = "four steps: ImageReward 1.451, PickScore 23.63 (DiffusionNFT in 40 steps 1.426, 23.55)"
     colors: ClassVar[dict[str, tuple[str, str]]] = {"1.1": ("#8a5a00", "#e8b45a"), "1-A": ("#5b4fb3", "#b3a9f2")}
     defaults: ClassVar[dict[str, Any]] = {
         **_AdvantageFlow.defaults,

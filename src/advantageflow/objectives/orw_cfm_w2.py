@@ -34,6 +34,9 @@ class ORWCFMW2(Forward):
 
     title: ClassVar[str] = "ORW-CFM-W2"
     paper: ClassVar[str] = "arXiv 2502.06061"
+    claim: ClassVar[str] = (
+        "SD3.5-M, as measured in Flow-GRPO's paper: reward 28.79 → 29.15 after 480 steps, 23.05 after 960"
+    )
     colors: ClassVar[dict[str, tuple[str, str]]] = {"": ("#c2187a", "#ff85c2")}
     defaults: ClassVar[dict[str, Any]] = {
         "rollout.solver": "dpm2",

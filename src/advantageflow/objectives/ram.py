@@ -29,6 +29,7 @@ class RAM(Forward):
 
     title: ClassVar[str] = "RAM"
     paper: ClassVar[str] = "arXiv 2605.10759"
+    claim: ClassVar[str] = "SD3.5-M: best of GenEval, OCR and PickScore; Flow-GRPO's peak in up to 50 times fewer steps"
     colors: ClassVar[dict[str, tuple[str, str]]] = {"": ("#0b7285", "#66d9e8")}
     defaults: ClassVar[dict[str, Any]] = {
         "advantage.normalize": "centered_rms",

@@ -32,6 +32,7 @@ class ReFL(Gradient):
 
     title: ClassVar[str] = "ReFL"
     paper: ClassVar[str] = "arXiv 2304.05977"
+    claim: ClassVar[str] = ""
     colors: ClassVar[dict[str, tuple[str, str]]] = {"": ("#2f8f2f", "#7fdc7f")}
 
     last_steps: Annotated[int, Ge(1), Le(1000)] = 4

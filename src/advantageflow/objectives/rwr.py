@@ -30,6 +30,7 @@ class RWR(Forward):
 
     title: ClassVar[str] = "Reward-weighted regression"
     paper: ClassVar[str] = "arXiv 2302.12192"
+    claim: ClassVar[str] = "SD3.5-M, as measured in Flow-GRPO's paper: no improvement"
     colors: ClassVar[dict[str, tuple[str, str]]] = {"": ("#6b7000", "#d4d96a")}
     defaults: ClassVar[dict[str, Any]] = {
         "advantage.normalize": "group_softmax",

@@ -37,6 +37,7 @@ class TempFlowGRPO(Reverse):
 
     title: ClassVar[str] = "TempFlow-GRPO"
     paper: ClassVar[str] = "arXiv 2508.04324"
+    claim: ClassVar[str] = ""
     colors: ClassVar[dict[str, tuple[str, str]]] = {"": ("#854d0e", "#eac46f")}
     defaults: ClassVar[dict[str, Any]] = {
         "advantage.normalize": "group_std",

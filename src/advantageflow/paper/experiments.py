@@ -288,9 +288,10 @@ FIGURES: dict[str, tuple[Panel, ...]] = {
         ),
     ),
     "methods": (
-        Panel("others", "other methods", "paper/scenes", "graded", (AF, GRPO, *CURVED, *OTHERS), THREE_SEEDS, AF),
+        Panel("others", "other methods", "paper/scenes", "graded", (AF, AF_A, NFT, GRPO, *CURVED, *OTHERS),
+              THREE_SEEDS, AF),
         Panel("gradients", "methods of a differentiable reward", "paper/preference", "preference",
-              (AF, GRPO, *GRADIENTS), THREE_SEEDS, AF),
+              (AF, AF_A, NFT, GRPO, *GRADIENTS), THREE_SEEDS, AF),
         Panel("few-steps", "pictures in four steps", "paper/few-steps", "graded", tuple(FEW_STEPS), THREE_SEEDS,
               "MeanFlowNFT"),
     ),
