@@ -110,9 +110,8 @@ FIELD_RATES: dict[str, tuple[float, ...]] = {
     **dict.fromkeys(("DiffusionART", "TempFlow-GRPO", "MixGRPO"), _SLOWER),
     **dict.fromkeys(("FlowBP-Sparse", "Adjoint Matching", "DRaFT-K", "DRaFT-LV", "ReFL"), (*_SLOWER, 4e-3)),
     **dict.fromkeys(("AlignProp", "DRTune", "FlowBP-Lagrange"), (*_SLOWER, 4e-3, 8e-3)),
-    **dict.fromkeys(("AWM", "Flow-DPO", "RAM", "ADRPO", "Reward-weighted regression"), _FASTER),
-    **dict.fromkeys(("ORW-CFM-W2", *FEW_STEPS), _FASTER),
-    **dict.fromkeys((*CURVED, "FlowAWR", "AC-Flow", "DGPO", "Best of group", "CRD"), (*_FASTER, 8e-3)),
+    **dict.fromkeys(("AWM", "Flow-DPO", "RAM", "ADRPO", "Reward-weighted regression", "ORW-CFM-W2"), _FASTER),
+    **dict.fromkeys((*CURVED, *FEW_STEPS, "FlowAWR", "AC-Flow", "DGPO", "Best of group", "CRD"), (*_FASTER, 8e-3)),
     **dict.fromkeys(("V-GRPO", "RVM"), (5e-4, *_FASTER)),
     "EPG": (1.25e-4, 2.5e-4, 5e-4, *_FASTER),
     **dict.fromkeys(("Flow-DPPO", "Stepwise-Flow-GRPO", "G2RPO", "Flash-GRPO", "BranchGRPO"), (*_SLOWER, 4e-3)),
@@ -130,7 +129,7 @@ FIELD_CHOSEN: dict[str, float] = {
 # The rates of their runs and recipes; of methods that see the reward's gradient the middle of the first three.
 FIELD_LEARNING_RATES: dict[str, float] = {
     **dict.fromkeys(GRADIENTS, 1e-3),
-    **dict.fromkeys(FEW_STEPS, 2e-3),
+    **dict.fromkeys(FEW_STEPS, 4e-3),
     **FIELD_CHOSEN,
 }
 GUIDANCE = 2.0  # of Table 1's second half
