@@ -81,23 +81,22 @@ def test_an_unknown_method_is_told_with_the_nearest():
         call("methods", "--json", "--markdown")
 
 
-def test_the_documentation_is_what_the_classes_say(monkeypatch):
-    monkeypatch.chdir(ROOT)
+def test_the_documentation_is_what_the_classes_and_the_records_say(capsys):
     written = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
-    assert written == markdown(describe(), measured(Path("results"))), (
-        "advantageflow methods --markdown > docs/methods.md"
-    )
+    call("methods", "--markdown")
+    assert written == capsys.readouterr().out, "advantageflow methods --markdown > docs/methods.md"
 
 
 def test_what_was_measured_stands_beside_what_is_claimed(tmp_path):
     assert measured(tmp_path) == {}
-    assert "What they learn" not in markdown(describe(), {})
     ends = {"value": 0.7, "low": 0.6, "high": 0.8}
     arms = {"RVM": {"before": 0.5, "after": ends, "seeds": [0, 1, 2]}}
     (tmp_path / "methods.json").write_text(json.dumps({"others": {"arms": arms}}))
     known = measured(tmp_path)
     assert known == {"awm": ["RVM: graded 0.500 → 0.700 [0.600, 0.800], 3 seeds"]}
-    told = markdown(describe(), known)
+    described = [{**method, "measured": known.get(method["name"], [])} for method in describe()]
+    assert "What they learn" not in markdown([{**method, "measured": []} for method in described])
+    told = markdown(described)
     assert f"| AWM | {find('awm').claim} | {known['awm'][0]} |" in told
     assert f"Measured here: {known['awm'][0]}." in told
 

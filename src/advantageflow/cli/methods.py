@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-RESULTS = Path("results")  # of `reproduce methods`, from the repository's root
+RESULTS = Path(__file__).resolve().parents[3] / "results"  # which a checkout has
 
 
 def methods(
@@ -27,14 +27,15 @@ def methods(
 
     if as_json and as_markdown:
         raise ConfigError("--json and --markdown exclude each other; give one of them")
-    found = [describe_method(find_method(name))] if name else describe()
+    described = [describe_method(find_method(name))] if name else describe()
     known = measured(RESULTS)
+    found = [{**method, "measured": known.get(method["name"], [])} for method in described]
     if as_json:
         print(json.dumps(found[0] if name else found, indent=2, ensure_ascii=False))
     elif as_markdown:
-        print(page_of(found[0], known) if name else markdown(found, known), end="")
+        print(page_of(found[0]) if name else markdown(found), end="")
     else:
         console = Console(markup=False)
         for row in found if name else ():
             console.print(f"{row['doc']}\n", highlight=False)
-        console.print(table(found, known))
+        console.print(table(found))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from advantageflow.tables import markdown_table
@@ -11,8 +11,8 @@ from advantageflow.tables import markdown_table
 if TYPE_CHECKING:
     from rich.table import Table
 
-Description = dict[str, Any]  # see `methods.describe_method`
-Measured = Mapping[str, Sequence[str]]  # by objective, a line for each arm
+# see `methods.describe_method`; and "measured", see `paper.measured`
+Description = dict[str, Any]
 HEAD = """# Methods
 
 Written by `advantageflow methods --markdown` from the classes in [objectives/](../src/advantageflow/objectives); how a
@@ -29,7 +29,7 @@ intervals are of 95 % over seeds. Costs, tasks and where the runs were made:
 """
 
 
-def table(methods: Sequence[Description], measured: Measured) -> Table:
+def table(methods: Sequence[Description]) -> Table:
     """A row for each method: its settings one below the other, and what is claimed and measured of it."""
     from rich.table import Table
 
@@ -40,7 +40,7 @@ def table(methods: Sequence[Description], measured: Measured) -> Table:
             for name, setting in method["settings"].items()
         ] or ["none"]
         facts += [f"claimed: {method['claim']}"] if method["claim"] else []
-        facts += [f"measured: {line}" for line in measured.get(method["name"], ())]
+        facts += [f"measured: {line}" for line in method["measured"]]
         found.add_row(
             "\n".join([method["name"], *method["aliases"]]),
             f"{method['title']}\n{method['paper']}",
@@ -51,7 +51,7 @@ def table(methods: Sequence[Description], measured: Measured) -> Table:
     return found
 
 
-def markdown(methods: Sequence[Description], measured: Measured) -> str:
+def markdown(methods: Sequence[Description]) -> str:
     """docs/methods.md."""
     rows = []
     for method in methods:
@@ -60,13 +60,13 @@ def markdown(methods: Sequence[Description], measured: Measured) -> str:
         cells = (objective, method["title"], method["paper"], method["family"], ", ".join(method["sees"]), recipes)
         rows.append([cell or "–" for cell in cells])
     parts = [HEAD, markdown_table(["objective", "method", "paper", "family", "sees", "recipes"], rows)]
-    if measured:
-        learned = [(m["title"], m["claim"] or "–", "; ".join(measured.get(m["name"], ())) or "–") for m in methods]
+    if any(method["measured"] for method in methods):
+        learned = [(m["title"], m["claim"] or "–", "; ".join(m["measured"]) or "–") for m in methods]
         parts += [LEARNED, markdown_table(["method", "its paper's claim", "here"], learned)]
-    return "\n".join([*(f"{part.rstrip()}\n" for part in parts), *(page_of(method, measured) for method in methods)])
+    return "\n".join([*(f"{part.rstrip()}\n" for part in parts), *(page_of(method) for method in methods)])
 
 
-def page_of(method: Description, measured: Measured) -> str:
+def page_of(method: Description) -> str:
     """A method's section: what is claimed and measured, its docstring, settings, defaults, recipes and file."""
     names = ", ".join(f"`objective={name}`" for name in (method["name"], *method["aliases"]))
     file = f"[{method['file']}](../src/advantageflow/{method['file']})" if method["file"] else f"`{method['name']}`"
@@ -74,8 +74,8 @@ def page_of(method: Description, measured: Measured) -> str:
     facts.append(f"Sees beside the learner: {', '.join(method['sees']) or 'nobody'}.")
     if method["claim"]:
         facts.append(f"Claimed: {method['claim']}.")
-    if method["name"] in measured:
-        facts.append(f"Measured here: {'; '.join(measured[method['name']])}.")
+    if method["measured"]:
+        facts.append(f"Measured here: {'; '.join(method['measured'])}.")
     if method["recipes"]:
         facts.append(f"Recipes: {', '.join(f'`{name}`' for name in method['recipes'])}.")
     if method["defaults"]:
