@@ -120,7 +120,7 @@ FIELD_RATES: dict[str, tuple[float, ...]] = {
 # What it chose. A test holds it against the stored results. The score of a learned reward grows with the rate until the
 # pictures show nothing: for methods that see its gradient it chooses none.
 FIELD_CHOSEN: dict[str, float] = {
-    **dict.fromkeys((*CURVED, "FlowAWR", "AC-Flow", "DGPO", "Best of group", "CRD", "GRPO-Guard"), 4e-3),
+    **dict.fromkeys((*CURVED, *FEW_STEPS, "FlowAWR", "AC-Flow", "DGPO", "Best of group", "CRD", "GRPO-Guard"), 4e-3),
     **dict.fromkeys(("AWM", "Flow-DPO", "Flow-DPPO", "Stepwise-Flow-GRPO", "G2RPO", "Flash-GRPO"), 2e-3),
     **dict.fromkeys(("RAM", "ADRPO", "Reward-weighted regression", "ORW-CFM-W2", "BranchGRPO"), 2e-3),
     **dict.fromkeys(("V-GRPO", "TempFlow-GRPO", "DiffusionART", "RVM", "MixGRPO"), 1e-3),
@@ -129,7 +129,6 @@ FIELD_CHOSEN: dict[str, float] = {
 # The rates of their runs and recipes; of methods that see the reward's gradient the middle of the first three.
 FIELD_LEARNING_RATES: dict[str, float] = {
     **dict.fromkeys(GRADIENTS, 1e-3),
-    **dict.fromkeys(FEW_STEPS, 4e-3),
     **FIELD_CHOSEN,
 }
 GUIDANCE = 2.0  # of Table 1's second half
