@@ -21,7 +21,8 @@ def measured(results: Path) -> dict[str, list[str]]:
     for panel in FIGURES["methods"]:
         for label, arm in content.get(panel.name, {}).get("arms", {}).items():
             objective = load_config(panel.recipe, changes_of(label)).objective.name
-            seeds = len(arm["seeds"])
-            told = f"{label}: {panel.score} {arm['before']:.3f} → {interval(arm['after'])}, {seeds} seeds"
+            count = len(arm["seeds"])
+            told = f"{label}: {panel.score} {arm['before']:.3f} → {interval(arm['after'])}"
+            told += f", {count} seed{'' if count == 1 else 's'}"
             found.setdefault(objective, []).append(told)
     return found
