@@ -60,6 +60,8 @@ def main() -> None:
     parser.add_argument("changes", nargs="*", metavar="KEY=VALUE")
     parser.add_argument("--iterations", type=int, default=8)
     given = parser.parse_intermixed_args()
+    if given.iterations < 3:
+        parser.error(f"--iterations is {given.iterations}; give 3 or more, since the error leaves one out")
     changes = [*given.changes, *STILL, f"run.iterations={given.iterations}"]
     with tempfile.TemporaryDirectory() as folder:
         found = gradients(given.recipe, changes, Path(folder) / "run")

@@ -23,6 +23,7 @@ from advantageflow.paper.experiments import BEST, FIGURES, SAME_CHANGES, Panel
 from advantageflow.paper.study import Study
 from advantageflow.plan import calls
 from advantageflow.reports.page import interval
+from advantageflow.run.pace import counted
 from advantageflow.statistics import Interval, bootstrap, interpolate_curves, t_interval, time_to_reach
 from advantageflow.studies.record import Record
 from advantageflow.tables import markdown_table
@@ -124,7 +125,7 @@ def row(study: Study, panel: Panel) -> tuple[str, ...]:
     in_passes = Interval(*(passes * part for part in (share.value, share.low, share.high)))
     return (
         panel.title,
-        f"{rival}: {target:.3f}, {len(pairs)} seeds",
+        f"{rival}: {target:.3f}, {counted(len(pairs), 'seed')}",
         interval(share.plain(), 2),
         f"{interval(in_passes.plain(), 2)}; of an image {passes:.2f}",
         *("" if change is None else signed(change) for change in changes),

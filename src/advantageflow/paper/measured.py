@@ -7,6 +7,7 @@ from pathlib import Path
 from advantageflow.config import load_config
 from advantageflow.paper.experiments import FIGURES, changes_of
 from advantageflow.reports.page import interval
+from advantageflow.run.pace import counted
 from advantageflow.run.stored import read_object
 
 
@@ -21,8 +22,7 @@ def measured(results: Path) -> dict[str, list[str]]:
     for panel in FIGURES["methods"]:
         for label, arm in content.get(panel.name, {}).get("arms", {}).items():
             objective = load_config(panel.recipe, changes_of(label)).objective.name
-            count = len(arm["seeds"])
-            told = f"{label}: {panel.score} {arm['before']:.3f} → {interval(arm['after'])}"
-            told += f", {count} seed{'' if count == 1 else 's'}"
+            seeds = counted(len(arm["seeds"]), "seed")
+            told = f"{label}: {panel.score} {arm['before']:.3f} → {interval(arm['after'])}, {seeds}"
             found.setdefault(objective, []).append(told)
     return found

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from advantageflow.reports.colors import palette
 from advantageflow.reports.page import interval, p_text
+from advantageflow.run.pace import counted
 from advantageflow.statistics import bootstrap_band, interpolate_curves
 from advantageflow.studies.record import AXES, SIGNS, Record
 from advantageflow.tables import markdown_table
@@ -137,7 +138,7 @@ def draw_figure(results: Mapping[str, Mapping[str, Any]], axis: str, file: Path,
                 grid,
                 interpolate_curves(curves, grid),
                 color,
-                f"{arm} ({len(curves)} seed{'' if len(curves) == 1 else 's'})",
+                f"{arm} ({counted(len(curves), 'seed')})",
             )
         panel.set_title(title)
         panel.set_xlabel(called or AXES[axis])

@@ -83,8 +83,8 @@ def images_after(config: Config, done: int, last: int, knows_base: bool) -> int:
     return (between(settings.every) + ends) * settings.num_images + pictures * settings.number_shown
 
 
-def counted(iterations: int) -> str:
-    return f"{iterations} iteration{'' if iterations == 1 else 's'}"
+def counted(count: int, thing: str = "iteration") -> str:
+    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:
