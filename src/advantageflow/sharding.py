@@ -37,10 +37,18 @@ def shard(transformer: nn.Module, whole: Iterable[Any], device: torch.device, wo
 
     Args:
         whole: parameters that every process has for itself.
+
+    Raises:
+        ConfigError: the processes share one GPU, which has no room to gain.
     """
     if world.size > 1:
         from torch.distributed.fsdp import fully_shard
 
+        if device.type == "cuda" and "nccl" not in (world.backend or ""):
+            raise ConfigError(
+                f"model.shard parts the base among GPUs, but these {world.size} processes share one; start one for "
+                "each GPU, or set model.shard=false"
+            )
         ignored, group = set(whole), world.group or dist.group.WORLD
         assert group is not None
         mesh = DeviceMesh.from_group(group, device.type)

@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from advantageflow.errors import ConfigError, LostError, shown
+from advantageflow.errors import ConfigError, LostError, cut, shown
 from advantageflow.ranks import meeting_point, place
 
 T = TypeVar("T")
@@ -45,6 +45,7 @@ class World:
     stopping: this process was asked to stop.
     even: all processes work on the same number of items, each at the same time as the others.
     group: through which the processes speak; None for PyTorch's default.
+    backend: how they speak; None for PyTorch's default.
     """
 
     rank: int = 0
@@ -52,6 +53,7 @@ class World:
     stopping: bool = False
     even: bool = False
     group: Any = None
+    backend: str | None = None
 
     def deal(self, items: Sequence[T]) -> Iterator[tuple[int, T]]:
         """This process's items, with their places; no further one after it was asked to stop.
@@ -131,14 +133,14 @@ class World:
         """The same processes, of which each waits so long for the others, and at least PATIENCE."""
         if self.size == 1 or timeout <= PATIENCE:
             return self
-        return replace(self, group=dist.new_group(timeout=timeout))
+        return replace(self, group=dist.new_group(timeout=timeout, backend=self.backend))
 
 
 @contextmanager
 def joined(timeout: timedelta = PATIENCE) -> Iterator[World]:
     """The world that a launcher started this process in; of one process without a launcher.
 
-    Of several GPUs, each process of a machine takes that of its number.
+    Of several GPUs, each process of a machine takes that of its number; all take a machine's only one.
 
     Raises:
         ConfigError: there is no GPU for a process, or nothing says where the processes meet.
@@ -147,17 +149,27 @@ def joined(timeout: timedelta = PATIENCE) -> Iterator[World]:
     if mine.size == 1:
         yield World()
         return
-    backend, gpus = "gloo", torch.cuda.device_count()
+    gpus = torch.cuda.device_count()
     if gpus:
         if mine.local >= gpus > 1:
             raise ConfigError(f"process {mine.rank} has no GPU: its machine has {gpus}; start so many processes on it")
         torch.cuda.set_device(mine.local % gpus)  # a launcher may show each process its own alone
-        backend = "cpu:gloo,cuda:nccl"
     os.environ.update(meeting_point())
     with _others():
-        dist.init_process_group(backend, timeout=timeout)
-    yield World(mine.rank, mine.size)
+        dist.init_process_group("gloo", timeout=timeout)
+        world = World(mine.rank, mine.size)
+        if gpus:
+            theirs: list[Any] = [None] * mine.size
+            dist.all_gather_object(theirs, (platform.node(), str(torch.cuda.get_device_properties().uuid)))
+            backend = f"cpu:gloo,cuda:{gpu_backend(theirs)}"
+            world = replace(world, group=dist.new_group(timeout=timeout, backend=backend), backend=backend)
+    yield world
     dist.destroy_process_group()  # not after an error, where others may wait
+
+
+def gpu_backend(gpus: Sequence[tuple[str, str]]) -> str:
+    """Through what processes sum what lies on their GPUs, which are told by machine and name: NCCL refuses to share."""
+    return "nccl" if len(set(gpus)) == len(gpus) else "gloo"
 
 
 @contextmanager
@@ -166,7 +178,11 @@ def _others() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise LostError(LOST) from error
+        raise _lost(error) from error
+
+
+def _lost(error: RuntimeError) -> LostError:
+    return LostError(f"{LOST}; this one was told: {cut(' '.join(str(error).split()))}")
 
 
 @contextmanager
@@ -181,4 +197,4 @@ def calling_together() -> Iterator[None]:
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "/gloo/" not in str(error):
             raise
-        raise LostError(LOST) from error
+        raise _lost(error) from error
