@@ -154,22 +154,27 @@ def test_weights_of_other_layers_are_not_put_back(tiny_model):
         policy.load_state(state)
 
 
-@pytest.mark.parametrize(("alpha", "exact"), [(16, True), (12, False)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_layer_sums_what_pefts_own_does(alpha, exact, dtype):
-    """To the bit where alpha / rank is a power of two, and in half precision, where the layer is peft's own."""
+def adapted_layer(alpha):
+    """Of peft, and what computes its output and gradients for an input [3, 5, 24]."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(24, 40))
     config = LoraConfig(r=8, lora_alpha=alpha, target_modules=["0"], init_lora_weights=False)
-    layer = get_peft_model(model, config).base_model.model[0]
-    x = torch.randn(3, 5, 24, requires_grad=True)
+    layer = get_peft_model(nn.Sequential(nn.Linear(24, 40)), config).base_model.model[0]
+    x = torch.randn(3, 5, 24)
 
-    def computed():
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            found = layer(x)
-        wanted = [x, *(weight for weight in layer.parameters() if weight.requires_grad)]
-        return [found, *torch.autograd.grad(found.square().sum(), wanted)]
+    def computed(dtype=torch.float32):
+        layer.base_layer.to(dtype)
+        seen = x.to(dtype).requires_grad_()
+        found = layer(seen)
+        wanted = [seen, *(weight for weight in layer.parameters() if weight.requires_grad)]
+        return [found, *torch.autograd.grad(found.float().square().sum(), wanted)]
 
+    return layer, computed
+
+
+@pytest.mark.parametrize(("alpha", "exact"), [(16, True), (12, False)])
+def test_a_layer_sums_what_pefts_own_does(alpha, exact):
+    """To the bit where alpha / rank is a power of two."""
+    layer, computed = adapted_layer(alpha)
     plain = computed()
     lighten(layer)
     assert "forward" in vars(layer)
@@ -177,7 +182,19 @@ def test_a_layer_sums_what_pefts_own_does(alpha, exact, dtype):
         torch.testing.assert_close(ours, theirs)
         assert not exact or torch.equal(ours, theirs)
     layer.enable_adapters(False)
+    x = torch.randn(2, 24)
     assert torch.equal(layer(x), layer.base_layer(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_layer_in_half_precision_is_as_near_to_float32_as_pefts(dtype):
+    """Its gradients are those of float32 factors, and nothing in between is wide."""
+    layer, computed = adapted_layer(16)
+    true, plain = computed(), computed(dtype)
+    lighten(layer)
+    for ours, theirs, exact in zip(computed(dtype), plain, true, strict=True):
+        assert ours.dtype == theirs.dtype
+        assert (ours - exact).norm() <= 1.1 * (theirs - exact).norm() + torch.finfo(dtype).eps * exact.norm()
 
 
 def test_layers_that_are_more_than_two_factors_are_left_to_peft():

@@ -14,8 +14,9 @@ from torch.nn.functional import linear
 def lighten(layer: Any) -> None:
     """Have a layer of peft sum W x + α B (A x) within the last of its three matrix products.
 
-    That is peft's result, to the bit where α is a power of two. Layers of other kinds, in other precisions than
-    float32, or with dropout or a bias of the adapter, are left as they are.
+    That is peft's result, in float32 to the bit where α is a power of two. In half precision it is rounded once where
+    peft's is rounded four times, and the factors, which are kept in float32, are rounded before they are multiplied.
+    Layers of other kinds, or with dropout or a bias of the adapter, are left as they are.
     """
     if type(layer) is Linear and type(layer.base_layer) is nn.Linear and not layer.lora_variant:
         plain = all(isinstance(dropout, nn.Identity) for dropout in layer.lora_dropout.values())
@@ -24,12 +25,13 @@ def lighten(layer: Any) -> None:
 
 
 def _forward(layer: Linear, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    weights = layer.base_layer.weight
-    narrow = x.dtype != torch.float32 or weights.dtype != torch.float32 or torch.is_autocast_enabled(x.device.type)
-    if narrow or layer.disable_adapters or layer.merged or args or kwargs:
+    kind = x.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    if layer.base_layer.weight.dtype != dtype or layer.disable_adapters or layer.merged or args or kwargs:
         found: Tensor = Linear.forward(layer, x, *args, **kwargs)
         return found
     (name,) = layer.active_adapters
-    base, inner = layer.base_layer(x), linear(x, layer.lora_A[name].weight)
-    second = layer.lora_B[name].weight
+    first, second = (factors[name].weight.to(dtype) for factors in (layer.lora_A, layer.lora_B))
+    x = x.to(dtype)
+    base, inner = layer.base_layer(x), linear(x, first)
     return torch.addmm(base.flatten(0, -2), inner.flatten(0, -2), second.t(), alpha=layer.scaling[name]).view_as(base)

@@ -297,10 +297,8 @@ class FlowModel(ABC):
         return self.guide(without, conditioned, guidance_scale)
 
     def _predict(self, transformer: nn.Module, x_t: Tensor, timestep: Tensor, prompt: Conditioning) -> Tensor:
-        """`predict` in the network's precision, with adapters in float32."""
-        half = self.dtype != torch.float32
-        with torch.autocast(self.device.type, self.dtype, enabled=half):
-            return self.predict(transformer, x_t.to(self.dtype) if half else x_t, timestep, prompt).float()
+        """`predict` in the network's precision."""
+        return self.predict(transformer, x_t.to(self.dtype), timestep, prompt).float()
 
     @property
     def dtype(self) -> torch.dtype:
