@@ -17,8 +17,8 @@ from advantageflow.prompts import PromptSet
 from advantageflow.run.bystander import Bystander
 from advantageflow.run.directory import RunDirectory
 from advantageflow.run.keeping import saved
-from advantageflow.sharding import check_sharding
-from advantageflow.world import World, calling_together
+from advantageflow.sharding import check_sharding, shard
+from advantageflow.world import World, calling_together, gpu_backend
 
 FEW = {"rollout": {"prompts_per_iteration": 3}, "run": {"iterations": 1}}
 SMALL_SUMS = {"accumulate": "float32", "t_draws": 1, "batch_size": 4}
@@ -193,7 +193,19 @@ def test_a_batch_that_does_not_fit_is_not_cut_where_others_take_part():
 
 def test_an_error_in_talking_to_the_others_is_theirs():
     gone = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:33110"
-    with pytest.raises(LostError, match="another process of this run has ended"), calling_together():
+    with (
+        pytest.raises(LostError, match=r"another process of this run has ended.* told: .*closed by peer"),
+        calling_together(),
+    ):
         raise RuntimeError(gone)
     with pytest.raises(RuntimeError, match="of our own"), calling_together():
         raise RuntimeError("of our own")
+
+
+def test_processes_that_share_a_gpu_do_not_speak_through_nccl():
+    """NCCL refuses two processes on one GPU; a base has nothing to be parted among then."""
+    assert gpu_backend([("one", "GPU-a"), ("one", "GPU-b"), ("other", "GPU-a")]) == "nccl"
+    assert gpu_backend([("one", "GPU-a"), ("one", "GPU-a")]) == "gloo"
+    sharing = World(0, 2, backend="cpu:gloo,cuda:gloo")
+    with pytest.raises(ConfigError, match=r"these 2 processes share one; .*model.shard=false"):
+        shard(torch.nn.Linear(2, 2), (), torch.device("cuda"), sharing)

@@ -268,7 +268,6 @@ def build(
     directory.write_prompts(told)
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
-    torch.backends.cudnn.deterministic = True  # a gradient through the VAE is the same again on a GPU
     if model is None:
         model = load_and_say(config.model, partial(say, console))
     from advantageflow.trainer import Trainer  # takes seconds, and much can be wrong before

@@ -25,13 +25,11 @@ def lighten(layer: Any) -> None:
 
 
 def _forward(layer: Linear, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    kind = x.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-    if layer.base_layer.weight.dtype != dtype or layer.disable_adapters or layer.merged or args or kwargs:
+    if layer.disable_adapters or layer.merged or args or kwargs:
         found: Tensor = Linear.forward(layer, x, *args, **kwargs)
         return found
     (name,) = layer.active_adapters
-    first, second = (factors[name].weight.to(dtype) for factors in (layer.lora_A, layer.lora_B))
-    x = x.to(dtype)
-    base, inner = layer.base_layer(x), linear(x, first)
+    base = layer.base_layer(x)
+    first, second = (factors[name].weight.to(base.dtype) for factors in (layer.lora_A, layer.lora_B))
+    inner = linear(x.to(base.dtype), first)
     return torch.addmm(base.flatten(0, -2), inner.flatten(0, -2), second.t(), alpha=layer.scaling[name]).view_as(base)

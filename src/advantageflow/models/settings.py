@@ -24,6 +24,8 @@ def apply_settings(model: FlowModel) -> None:
     settings, transformer = model.settings, model.transformer
     network: Any = transformer
     check_resolution(model)
+    torch.backends.cudnn.allow_tf32 = False  # as in matrix products: float32 is float32
+    torch.backends.cuda.enable_cudnn_sdp(False)  # its gradients were NaN at times: H100, PyTorch 2.11, few tokens
     if settings.gradient_checkpointing:
         network.enable_gradient_checkpointing()
     if settings.quantization == "fp8":
