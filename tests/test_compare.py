@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import time
+from dataclasses import replace
 
 import pytest
 from scipy import stats
@@ -139,6 +140,24 @@ def test_a_diverged_run_says_nothing_of_its_neighbours(tmp_path):
     """Labels have dots: AdvantageFlow(1.1) and AdvantageFlow(1.5) are files of their own."""
     write_run(tmp_path, "gamma_1.1", 0, [0.2, 0.1], diverged=True)
     assert not write_run(tmp_path, "gamma_1.5", 0, [0.2, 0.3]).diverged
+
+
+def test_costs_of_different_machines_are_not_mixed(tmp_path):
+    """Seeds of one arm may have been run on a GPU: the scores count, its seconds and bytes do not."""
+    runs = [write_run(tmp_path, label, seed, [0.2, 0.5, 0.8]) for label in ("base", "method") for seed in (0, 1)]
+    records = [run.record() for run in runs]
+    records = [replace(record, peak_memory=8) for record in records]
+    fast = {key: [value / 10 for value in values] for key, values in records[3].metrics.items()}
+    records[3] = replace(records[3], environment={"gpus": ["a GPU"]}, metrics=fast, peak_memory=99)
+    found = analyse(records, "base")["arms"]["method"]
+    assert found["seeds"] == [0, 1]
+    assert found["cost"]["iteration"] == pytest.approx(1.0)
+    assert found["cost"]["peak_memory"] == 8
+    assert found["time_ratio"]["seconds"]["value"] == pytest.approx(1.0)
+    elsewhere = [records[0], records[1], replace(records[3], seed=0)]
+    found = analyse(elsewhere, "base")
+    assert found["arms"]["method"]["cost"]["iteration"] is None
+    assert "—" in table(found)
 
 
 def test_an_arm_that_never_came_to_its_end_is_left_out_and_named(known, tmp_path):

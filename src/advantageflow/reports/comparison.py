@@ -78,7 +78,7 @@ def table(result: Mapping[str, Any]) -> str:
             f"{sum(found['collapsed'])} of {len(found['collapsed'])}",
             _known(found["drift"]["to_reference"], 4),
             " → ".join(_known(found["drift"][f"diversity_{moment}"], 2) for moment in ("first", "last")),
-            f"{sum(found['cost'][stage] for stage in ('sampling', 'scoring', 'learning')):.1f}",
+            _known(found["cost"]["iteration"], 1),
             "" if found["cost"]["peak_memory"] is None else f"{found['cost']['peak_memory'] / 2**30:.2f}",
         ]
         for arm, found in arms.items()

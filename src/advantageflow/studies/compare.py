@@ -11,6 +11,7 @@ import json
 import math
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -40,7 +41,7 @@ from advantageflow.statistics import (
 from advantageflow.studies import children
 from advantageflow.studies.comparison_settings import all_rewards, settle
 from advantageflow.studies.processes import child_environment, in_parallel
-from advantageflow.studies.record import AXES, SIGNS, Record, read_run
+from advantageflow.studies.record import AXES, SIGNS, Record, cost, read_run
 
 DEFAULT_IMAGES = EvaluationSettings().num_images  # of records that do not say
 
@@ -300,6 +301,7 @@ def analyse(records: Sequence[Record], baseline: str, score: str | None = None) 
         raise ConfigError(f"--score is {shown(score)}; the runs have {', '.join(scores)}")
     paired = {arm: _pairs(kept[arm], kept[baseline]) for arm in arms}
     result: dict[str, Any] = {"score": score, "baseline": baseline, "left_out": left_out, "arms": {}}
+    usual = Counter(record.accelerators for arm in arms for record in kept[arm]).most_common(1)[0][0]
     for arm in arms:
         found = kept[arm]
         everything = [record for record in records if record.label == arm]
@@ -322,19 +324,15 @@ def analyse(records: Sequence[Record], baseline: str, score: str | None = None) 
                 "diversity_first": _known_mean(record.metrics["diversity"][0] for record in found),
                 "diversity_last": _known_mean(record.metrics["diversity"][-1] for record in found),
             },
-            "cost": {
-                **{
-                    stage: _mean(_mean(record.metrics[f"seconds/{stage}"]) for record in found)
-                    for stage in ("sampling", "scoring", "learning")
-                },
-                "peak_memory": max((record.peak_memory or 0) for record in found) or None,
-            },
+            "cost": cost([record for record in found if record.accelerators == usual]),
         }
     result["p_values"] = _tests({arm: pairs for arm, pairs in paired.items() if arm != baseline}, score)
     return result
 
 
 def _ratio(pairs: Sequence[tuple[Record, Record]], score: str, axis: str) -> Interval:
+    if axis == "seconds":
+        pairs = [pair for pair in pairs if pair[0].accelerators == pair[1].accelerators] or pairs
     ours, theirs = ([pair[side].curve(score, axis) for pair in pairs] for side in (0, 1))
     return time_ratio(ours, theirs)
 

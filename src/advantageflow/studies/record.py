@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from advantageflow.run.checkpoint import write_atomic
@@ -24,6 +26,7 @@ KEYS: dict[str, type | tuple[type, ...]] = {
     "environment": dict,
 }
 AXES = {"seconds": "training time (s)", "images": "images generated", "steps": "optimizer steps"}
+STAGES = ("sampling", "scoring", "learning")
 SIGNS = {"positive": "A > 0", "negative": "A < 0"}  # of advantages, by which losses are split
 
 
@@ -60,6 +63,11 @@ class Record:
     @property
     def iterations(self) -> int:
         return len(self.metrics["reward/mean"])
+
+    @property
+    def accelerators(self) -> tuple[str, ...]:
+        """The GPUs that its machine had: seconds and bytes of other ones are not to be compared with its own."""
+        return tuple(self.environment.get("gpus") or ())
 
     def curve(self, score: str, axis: str) -> tuple[list[float], list[float]]:
         """A held-out score against "seconds" of training, "images" generated, or optimizer "steps"."""
@@ -130,3 +138,19 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_rounded(part) for part in value]
     return value
+
+
+def cost(records: Sequence[Record]) -> dict[str, float | None]:
+    """Of runs on machines of one kind, on average: seconds of an iteration and of its stages, and the most bytes held.
+
+    None where there is no such run, or none recorded it.
+    """
+    stages: dict[str, float | None] = dict.fromkeys(STAGES)
+    if records:
+        stages = {
+            stage: fmean(fmean(value or 0.0 for value in record.metrics[f"seconds/{stage}"]) for record in records)
+            for stage in STAGES
+        }
+    known = [seconds for seconds in stages.values() if seconds is not None]
+    held = [record.peak_memory or 0 for record in records]
+    return {**stages, "iteration": sum(known) if known else None, "peak_memory": max(held, default=0) or None}
