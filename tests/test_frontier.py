@@ -8,7 +8,7 @@ from test_compare import write_run
 
 from advantageflow.config import load_config
 from advantageflow.paper.claims import NOT_SHOWN, PENDING
-from advantageflow.paper.experiments import ARMS, BEST, FIGURES, NFT_1, SAME_CHANGES, Panel
+from advantageflow.paper.experiments import ARMS, BEST, FIGURES, NFT_1, SAME_CHANGES, Panel, changes_of
 from advantageflow.paper.frontier import (
     COLUMNS,
     HELD,
@@ -139,6 +139,19 @@ def test_passes_of_an_image(study):
     places, scores = result["arms"][BEST]["curves"]["passes"][0]
     assert places[-1] == 30 * 10 * 192
     assert scores == result["arms"][BEST]["curves"]["images"][0][1]
+
+
+def test_the_best_on_the_first_seed_come_to_the_final_with_the_baseline(study):
+    arms = tuple(map(lever, LEVERS))[:5]
+    panel = replace(PANEL, arms=arms, baseline=arms[0], finalists=2)
+    assert {(run.arm.label, run.seed) for run in study.plan([panel])} == {(label, 0) for label in arms}
+    for number, label in enumerate(arms[:-1]):
+        write(study, panel, label, [[0.2, 0.3 + number / 100]], changes=changes_of(label))
+    known = [run for run in study.plan([panel]) if run.seed == 0]
+    assert study.plan([panel], known) == []  # one of the first seed is missing
+    write(study, panel, arms[-1], [[0.2, 0.9]], changes=changes_of(arms[-1]))
+    final = [(run.arm.label, run.seed) for run in study.plan([panel], known)]
+    assert final == [(label, seed) for seed in (1, 2) for label in (arms[0], arms[3], arms[4])]
 
 
 def test_without_results_everything_is_pending(study):

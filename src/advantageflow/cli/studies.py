@@ -134,7 +134,8 @@ def reproduce(
     if quick:
         study = Study(runs / "quick", runs / "quick" / "results", QUICK, seeds=1)
     console = Console()
-    plan = study.plan([panel for name in names for panel in FIGURES[name]])
+    panels = [panel for name in names for panel in FIGURES[name]]
+    plan = study.plan(panels)
     if only_report and not (study.results / "runs").is_dir():
         raise ConfigError(
             f"{study.results} holds no records of runs; give --results the folder results of a checkout, which has "
@@ -142,11 +143,15 @@ def reproduce(
         )
     if not only_report:
         with _until_stopped(partial(say, console)), Bars(console) as bars:
-            work = tasks(study, plan, threads)
-            bar = bars.add("runs", len(work), tell_end=False)
-            for count, line in enumerate(in_parallel(work, jobs), 1):
-                bars.say(f"{count} of {len(work)}: {line}")
-                bars.advance(bar)
+            done = []
+            while plan:
+                work = tasks(study, plan, threads)
+                bar = bars.add("runs", len(work), tell_end=False)
+                for count, line in enumerate(in_parallel(work, jobs), 1):
+                    bars.say(f"{count} of {len(work)}: {line}")
+                    bars.advance(bar)
+                done += plan
+                plan = study.plan(panels, done)  # the further seeds of those that were best on the first
     for name in report(study, names):
         console.print(Markdown((study.results / f"{name}.md").read_text(encoding="utf-8")))
     say(console, f"numbers and figures: {study.results}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from advantageflow.config import ConfigError
 from advantageflow.errors import shown
-from advantageflow.paper.levers import CHOSEN, LEVER_SEEDS, LEVERS, lever, settings_of, short_settings_of
+from advantageflow.paper.levers import CHOSEN, FINALISTS, LEVER_SEEDS, LEVERS, lever, settings_of, short_settings_of
 
 AF, AF_A, NFT, GRPO = "AdvantageFlow(1.1)", "AdvantageFlow(1-A)", "DiffusionNFT", "Flow-GRPO"
 METHODS: dict[str, tuple[str, ...]] = {
@@ -193,6 +193,7 @@ class Panel:
         score: the held-out score that counts.
         baseline: the arm whose best sets the target of the time ratio.
         parts: held-out scores whose sum is `score`; none where it is one of the recipe's.
+        finalists: how many arms, the best on the first seed, get the other seeds as well, and the baseline; 0 for all.
     """
 
     name: str
@@ -203,6 +204,7 @@ class Panel:
     seeds: tuple[int, ...]
     baseline: str = NFT
     parts: tuple[str, ...] = ()
+    finalists: int = 0
 
 
 def summed(panel: Panel) -> Panel:
@@ -276,7 +278,7 @@ FIGURES: dict[str, tuple[Panel, ...]] = {
     "table1": (MULTI,),
     "lever-search": (
         Panel("levers", "changes, 1920 images", "paper/scenes", "graded", tuple(map(lever, LEVERS)), LEVER_SEEDS,
-              lever("start")),
+              lever("start"), finalists=FINALISTS),
     ),
     "frontier": (
         replace(SCENES, name="frontier-scenes", arms=(*FRONTIER, SAME_CHANGES), baseline=BEST),

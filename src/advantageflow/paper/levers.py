@@ -2,12 +2,14 @@
 
 All are of AdvantageFlow(0.5), which is as good as DiffusionNFT with β = 0.2, at its searched learning rate. Runs are of
 1920 images, 0.4 of the 4800 that others get: how far they come is the question. Levers are pulled on seeds that no
-result is made of; what they choose is then run like any other method.
+result is made of: all on the first, the FINALISTS best of them on the others. What they choose is then run like any
+other method.
 """
 
 from __future__ import annotations
 
 LEVER_SEEDS = (1000, 1001, 1002)
+FINALISTS = 6
 START = ("objective=advantageflow", "objective.gamma=0.5")
 _SHORT = ("run.iterations=10", "evaluation.every=10")
 _FAST, _UNIFORM = ("learn.learning_rate=0.004",), ("learn.t_distribution=uniform",)

@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -48,8 +48,10 @@ class Study:
     changes: tuple[str, ...] = ()
     seeds: int | None = None
 
-    def plan(self, panels: Sequence[Panel]) -> list[Run]:
-        """Every run of the panels once; all arms of a seed before the next seed.
+    def plan(self, panels: Sequence[Panel], known: Sequence[Run] = ()) -> list[Run]:
+        """Every run of the panels once, but for those that are known; all arms of a seed before the next seed.
+
+        A panel with finalists has the other seeds once all of the first are in: plan again then.
 
         Raises:
             ConfigError: there is a record of one of them with other settings, or it was begun with others.
@@ -57,14 +59,26 @@ class Study:
         found: dict[Path, tuple[int, Run]] = {}
         for panel in panels:
             for rank, seed in enumerate(panel.seeds[: self.seeds]):
-                for label in panel.arms:
+                for label in panel.arms if rank == 0 else self.finalists(panel):
                     folder = self.runs / panel.recipe / f"{slug(label)}-{seed}"
                     arm = Arm(label, panel.recipe, changes_of(label, self.changes))
                     found.setdefault(folder, (rank, Run(arm, seed, folder, self.changes)))
-        runs = [run for _, run in sorted(found.values(), key=lambda entry: entry[0])]
+        planned = {run.folder for run in known}
+        runs = [run for _, run in sorted(found.values(), key=lambda entry: entry[0]) if run.folder not in planned]
         for run in runs:
             self._check(run)
         return runs
+
+    def finalists(self, panel: Panel) -> tuple[str, ...]:
+        """The arms that get more than the first seed; none while one of that is missing."""
+        if not panel.finalists:
+            return panel.arms
+        first = replace(panel, seeds=panel.seeds[:1])
+        scores = {r.label: r.after[panel.score] for r in self.records(first) if not r.diverged}
+        if len(self.files(first)) < len(panel.arms):
+            return ()
+        best = sorted(scores, key=scores.__getitem__, reverse=True)[: panel.finalists]
+        return tuple(label for label in panel.arms if label in (*best, panel.baseline))
 
     def _check(self, run: Run) -> None:
         file = self.file(run.arm.recipe, run.arm.label, run.seed)
