@@ -203,3 +203,13 @@ def test_layers_that_are_more_than_two_factors_are_left_to_peft():
         layer = get_peft_model(nn.Sequential(nn.Linear(24, 40)), config).base_model.model[0]
         lighten(layer)
         assert "forward" not in vars(layer), more
+
+
+def test_a_gpu_computes_attention_without_cudnn_and_float32_in_full(tiny_pipeline_folder, monkeypatch):
+    """The gradients of cuDNN's attention can be NaN; convolutions would be rounded to TF32."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    load_model(str(tiny_pipeline_folder))
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32

@@ -25,7 +25,7 @@ def apply_settings(model: FlowModel) -> None:
     network: Any = transformer
     check_resolution(model)
     torch.backends.cudnn.allow_tf32 = False  # as in matrix products: float32 is float32
-    torch.backends.cuda.enable_cudnn_sdp(False)  # its gradients were NaN at times: H100, PyTorch 2.11, few tokens
+    torch.backends.cuda.enable_cudnn_sdp(False)  # its gradients can be NaN (PyTorch's issue 196678), as we saw, too
     if settings.gradient_checkpointing:
         network.enable_gradient_checkpointing()
     if settings.quantization == "fp8":
