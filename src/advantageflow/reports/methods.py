@@ -24,8 +24,8 @@ LEARNED = """## What they learn
 
 Last held-out scores in one small world, after 4800 images, at a learning rate that was
 [searched](experiments.md#their-learning-rates) for each but those of a differentiable reward, whose score chooses none;
-intervals are of 95 % over seeds. Costs, tasks and where the runs were made:
-[results/methods.md](../results/methods.md).
+intervals are of 95 % over seeds. [Which are not above the base, and why](experiments.md#other-methods). Costs, tasks
+and where the runs were made: [results/methods.md](../results/methods.md).
 """
 
 
