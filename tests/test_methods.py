@@ -12,7 +12,8 @@ from advantageflow.config import check_config, load_config, recipe_names
 from advantageflow.errors import ConfigError
 from advantageflow.methods import changes_of, describe, describe_method, split_label
 from advantageflow.objectives import all_methods, find, names
-from advantageflow.paper.experiments import ARMS, FEW_STEPS, FIGURES, GRADIENTS, OTHERS
+from advantageflow.paper.experiments import FEW_STEPS, FIGURES, GRADIENTS, OTHERS
+from advantageflow.paper.experiments import changes_of as changes_of_arm
 from advantageflow.paper.measured import measured
 from advantageflow.reports.colors import color_of, palette
 from advantageflow.reports.methods import markdown
@@ -121,12 +122,17 @@ def test_every_method_says_what_it_is(name):
     assert len(method.colors) >= 1
 
 
+# At the searched rate, the best on one seed, two of three others collapsed
+SAFER = {"GRPO-Guard": ("learn.learning_rate=0.002",)}
+
+
 @pytest.mark.parametrize(("figure", "arms"), [("others", OTHERS), ("gradients", GRADIENTS), ("few-steps", FEW_STEPS)])
 def test_the_recipes_of_other_methods_are_what_is_measured(figure, arms):
     (panel,) = (panel for panel in FIGURES["methods"] if panel.name == figure)
     named = {"Best of group": "scenes-best-of-group", "RVM": "scenes-rvm"}
     for label in arms:
-        measured = load_config(panel.recipe, ARMS[label])
+        safer = SAFER.get(label, ())
+        measured = load_config(panel.recipe, [*changes_of_arm(label, safer), *safer])
         recipe = load_config(named.get(label, f"scenes-{measured.objective.name}"))
         for section in (
             "reward",
