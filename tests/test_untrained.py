@@ -67,22 +67,32 @@ def test_transformers_and_adapters_have_as_many_parameters_as_the_published_ones
         assert parts(facts, changed)["adapters"] == pytest.approx(linear * 12e-9, rel=0.07)
 
 
+def network_on_meta(path):
+    """The network of a path, with few positions: the whole table takes gigabytes."""
+    part = ARCHITECTURES[path].transformer
+    few = {"pos_embed_max_size": 64} if "pos_embed_max_size" in part.settings else {}
+    return on_meta(dataclasses.replace(part, settings={**part.settings, **few}).maker()).to("meta")
+
+
 @pytest.mark.parametrize("path", [path for path in ARCHITECTURES if "schnell" not in path])
 def test_a_plan_knows_what_fp8_leaves_as_it_is(path):
     """Norms, their modulations and embeddings, as diffusers has it; SD3.5 Medium took 3.46 GB on an H100."""
-    network = on_meta(ARCHITECTURES[path].transformer.maker()).to("meta").bfloat16()
+    network = network_on_meta(path).bfloat16()
+
+    def held():
+        return sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers())) / 1e9
+
+    whole = held()
     network.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.bfloat16)
-    held = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers())) / 1e9
-    config = load_config("sd35m-pickscore", [f"model.path={path}", "model.quantization=fp8"])
-    assert parts(MODELS[path], config)["transformer"] == pytest.approx(held, rel=0.01)
+    facts, config = MODELS[path], load_config("sd35m-pickscore", [f"model.path={path}", "model.quantization=fp8"])
+    assert whole - held() == pytest.approx(facts.parameters - facts.wide, rel=0.01)  # each loses one byte of two
+    assert parts(facts, config)["transformer"] == pytest.approx(facts.parameters + facts.wide)
 
 
 @pytest.mark.parametrize("path", [path for path in ARCHITECTURES if "3.5" in path or "dev" in path])
 def test_a_plan_counts_the_operations_of_one_call(path):
     """Of a picture of 512 x 512, which PyTorch counts without computing them."""
-    settings = ARCHITECTURES[path].transformer.settings
-    few = {**settings, "pos_embed_max_size": 64} if "3.5" in path else settings  # the whole table takes gigabytes
-    transformer = on_meta(dataclasses.replace(ARCHITECTURES[path].transformer, settings=few).maker()).to("meta")
+    transformer = network_on_meta(path)
     text, pooled, t = (torch.empty(1, *size, device="meta") for size in ((MODELS[path].text_tokens, 4096), (2048,), ()))
     with FlopCounterMode(display=False) as counted, torch.no_grad():
         if "3.5" in path:
@@ -91,7 +101,7 @@ def test_a_plan_counts_the_operations_of_one_call(path):
             places = (torch.empty(count, 3, device="meta") for count in (1024, 512))
             given = dict(zip(("img_ids", "txt_ids"), places, strict=True))
             given |= {"timestep": t, "guidance": t, "pooled_projections": pooled[:, :768]}
-            latents = torch.empty(1, 1024, settings["in_channels"], device="meta")
+            latents = torch.empty(1, 1024, transformer.config.in_channels, device="meta")
             transformer(hidden_states=latents, encoder_hidden_states=text, **given)
     config = load_config("sd35m-pickscore", [f"model.path={path}"])
     assert forward_flops(MODELS[path], config) == pytest.approx(counted.get_total_flops(), rel=0.01)
