@@ -210,13 +210,14 @@ def _through_pictures(facts: ModelFacts, config: Config) -> float:
 
 def parts(facts: ModelFacts, config: Config) -> dict[str, float]:
     """GB of the weights of each part; of adapters, or of other copies of the weights, all roles'."""
-    kind, wide = config.model.quantization, facts.wide if config.model.quantization == "fp8" else 0.0
-    bits = {"fp8": 1.0, "8bit": 1.0, "4bit": 0.5}.get(kind or "", BYTES[config.model.dtype])
-    precision = BYTES[config.model.dtype] / 2
+    full, kind = BYTES[config.model.dtype], config.model.quantization or ""
+    size = {"fp8": 1.0, "8bit": 1.0, "4bit": 0.5}.get(kind, full)  # of a weight
+    wide = facts.wide if kind == "fp8" else 0.0
+    precision = full / 2
     copies = 2 + len(config.objective.slow) + config.rollout.ahead  # rollout, average; others
     # without LoRA the learner is the transformer itself, and the reference one more copy
     return {
-        "transformer": facts.parameters * bits + wide * (BYTES[config.model.dtype] - bits),
+        "transformer": (facts.parameters - wide) * size + wide * full,
         "adapters": _trained(facts, config) * (1 + copies) * 4,
         "text encoders": facts.encoders * precision,
         "VAE": facts.vae * precision,

@@ -38,14 +38,13 @@ from advantageflow.run.directory import RunDirectory
 from advantageflow.run.held_out import HeldOut
 from advantageflow.run.keeper import Copy, Keeper
 from advantageflow.run.metrics import reward_metrics
+from advantageflow.run.pace import TRAINING
 from advantageflow.run.progress import Display
 from advantageflow.run.tracking import Tracking
 from advantageflow.run.watch import Watch, constant_rewards_advice
 from advantageflow.seeding import Stream, address_seed
 from advantageflow.sources import source_of
 from advantageflow.world import AskedToStopError, World
-
-TRAINING = ("sampling", "scoring", "learning")  # stages of an iteration, evaluation aside
 
 
 class Trainer:

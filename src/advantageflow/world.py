@@ -157,11 +157,11 @@ def joined(timeout: timedelta = PATIENCE) -> Iterator[World]:
     os.environ.update(meeting_point())
     with _others():
         dist.init_process_group("gloo", timeout=timeout)
-        world = World(mine.rank, mine.size)
-        if gpus:
-            theirs: list[Any] = [None] * mine.size
-            dist.all_gather_object(theirs, (platform.node(), str(torch.cuda.get_device_properties().uuid)))
-            backend = f"cpu:gloo,cuda:{gpu_backend(theirs)}"
+    world = World(mine.rank, mine.size)
+    if gpus:
+        gpu = str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
+        backend = f"cpu:gloo,cuda:{gpu_backend(world.exchange({mine.rank: (platform.node(), gpu)}))}"
+        with _others():
             world = replace(world, group=dist.new_group(timeout=timeout, backend=backend), backend=backend)
     yield world
     dist.destroy_process_group()  # not after an error, where others may wait

@@ -21,7 +21,8 @@ from advantageflow.devices import choose_device
 from advantageflow.environment import environment, peak_memory, reset_peak_memory
 from advantageflow.learning import Scored
 from advantageflow.run.directory import RunDirectory
-from advantageflow.trainer import TRAINING, Trainer
+from advantageflow.run.pace import TRAINING
+from advantageflow.trainer import Trainer
 
 WARM_UP = 2  # iterations, after which the roles have parted
 SEARCH, LAST = 3, 2  # about so many iterations' time

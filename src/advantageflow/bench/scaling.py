@@ -21,8 +21,8 @@ from advantageflow.config import Config, dump_config
 from advantageflow.errors import ConfigError
 from advantageflow.models import picture_size
 from advantageflow.run.directory import RunDirectory
+from advantageflow.run.pace import TRAINING
 from advantageflow.studies.children import run
-from advantageflow.trainer import TRAINING
 
 FACTORS = (1, 2, 4)
 PROCESSES = (1, 2)

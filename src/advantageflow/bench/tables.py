@@ -8,6 +8,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from advantageflow.run.pace import TRAINING
+
 GIB = 2**30
 QUIET = 0.8  # of the time, a process at work has a processor at least
 
@@ -31,7 +33,7 @@ def _costs(found: Mapping[str, Any]) -> Table:
     cpu = found["cpu_overhead"] if found["device"] == "cpu" else None
     weights = " with random weights" if found["rehearsed"] else ""
     table = Table(title=f"An iteration of {found['recipe']}{weights}", show_header=False)
-    for stage in ("sampling", "scoring", "learning", "iteration"):
+    for stage in (*TRAINING, "iteration"):
         table.add_row(stage, f"{spent[stage]:.3f} s")
     table.add_section()
     table.add_row("its own calls of the transformer, bare", f"{spent['own_floor']:.3f} s")

@@ -58,8 +58,9 @@ class Study:
         """
         found: dict[Path, tuple[int, Run]] = {}
         for panel in panels:
+            finalists = self.finalists(panel)
             for rank, seed in enumerate(panel.seeds[: self.seeds]):
-                for label in panel.arms if rank == 0 else self.finalists(panel):
+                for label in panel.arms if rank == 0 else finalists:
                     folder = self.runs / panel.recipe / f"{slug(label)}-{seed}"
                     arm = Arm(label, panel.recipe, changes_of(label, self.changes))
                     found.setdefault(folder, (rank, Run(arm, seed, folder, self.changes)))
@@ -74,9 +75,9 @@ class Study:
         if not panel.finalists:
             return panel.arms
         first = replace(panel, seeds=panel.seeds[:1])
-        scores = {r.label: r.after[panel.score] for r in self.records(first) if not r.diverged}
         if len(self.files(first)) < len(panel.arms):
             return ()
+        scores = {record.label: record.after[panel.score] for record in self.records(first) if not record.diverged}
         best = sorted(scores, key=scores.__getitem__, reverse=True)[: panel.finalists]
         return tuple(label for label in panel.arms if label in (*best, panel.baseline))
 

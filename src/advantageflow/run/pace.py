@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from advantageflow.config import Config
 
+TRAINING = ("sampling", "scoring", "learning")  # stages of an iteration, evaluation aside
+
 
 class Pace:
     """Seconds of an iteration and of an evaluated image, and what they come to for the rest of a run."""

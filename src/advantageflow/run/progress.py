@@ -24,7 +24,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from advantageflow.ranks import place
-from advantageflow.run.pace import Pace, duration
+from advantageflow.run.pace import TRAINING, Pace, duration
 
 if TYPE_CHECKING:
     from advantageflow.config import Config
@@ -194,7 +194,7 @@ class Display:
 
     def iteration_done(self, row: Mapping[str, Any]) -> None:
         done, reward = row["iteration"] + 1, f"reward {row['reward/mean']:.3f}"
-        seconds = {stage: row[f"seconds/{stage}"] for stage in ("sampling", "scoring", "learning")}
+        seconds = {stage: row[f"seconds/{stage}"] for stage in TRAINING}
         self._pace.iterated(sum(seconds.values()))
         last = self._pace.last(done, row["seconds/training"])
         self._bars.update(self._run, name=f"training, {reward}", done=done, total=last)

@@ -13,6 +13,7 @@ from advantageflow.run.changes import as_read, differences, fixed
 from advantageflow.run.checkpoint import MANIFEST, Tensors, load_tensors, tidy, verify
 from advantageflow.run.directory import RunDirectory
 from advantageflow.run.keeping import place, saved, set_aside
+from advantageflow.run.pace import TRAINING
 from advantageflow.run.stored import DamagedError
 
 NUMBER = (int, float)
@@ -85,7 +86,7 @@ def _check_record(record: Mapping[str, Any], iteration: int, settings: Mapping[s
     if record["iteration"] != iteration:
         raise DamagedError(f"checkpoint {iteration} says that it was made after {record['iteration']} iterations")
     wrong = [name for name, value in record["seconds"].items() if not isinstance(value, NUMBER)]
-    if wrong or set(record["seconds"]) != {"sampling", "scoring", "learning", "evaluating"}:
+    if wrong or set(record["seconds"]) != {*TRAINING, "evaluating"}:
         raise DamagedError(f"state.json of checkpoint {iteration} is damaged: its seconds are not those of a run")
     then, rows = record.get("settings", {}), record.get("rows", {"count": iteration})
     if not isinstance(then, dict) or not isinstance(rows, dict) or rows.get("count") != iteration:

@@ -13,6 +13,7 @@ from typing import Any
 from advantageflow.run.checkpoint import write_atomic
 from advantageflow.run.directory import RunDirectory
 from advantageflow.run.history import history
+from advantageflow.run.pace import TRAINING
 from advantageflow.run.stored import DamagedError, read_object
 
 KEPT_PREFIXES = ("reward/", "loss", "distance/", "seconds/", "grad_norm", "diversity")
@@ -26,7 +27,6 @@ KEYS: dict[str, type | tuple[type, ...]] = {
     "environment": dict,
 }
 AXES = {"seconds": "training time (s)", "images": "images generated", "steps": "optimizer steps"}
-STAGES = ("sampling", "scoring", "learning")
 SIGNS = {"positive": "A > 0", "negative": "A < 0"}  # of advantages, by which losses are split
 
 
@@ -145,12 +145,11 @@ def cost(records: Sequence[Record]) -> dict[str, float | None]:
 
     None where there is no such run, or none recorded it.
     """
-    stages: dict[str, float | None] = dict.fromkeys(STAGES)
-    if records:
-        stages = {
-            stage: fmean(fmean(value or 0.0 for value in record.metrics[f"seconds/{stage}"]) for record in records)
-            for stage in STAGES
-        }
-    known = [seconds for seconds in stages.values() if seconds is not None]
-    held = [record.peak_memory or 0 for record in records]
-    return {**stages, "iteration": sum(known) if known else None, "peak_memory": max(held, default=0) or None}
+    if not records:
+        return dict.fromkeys((*TRAINING, "iteration", "peak_memory"))
+    seconds = {
+        stage: fmean(fmean(value or 0.0 for value in record.metrics[f"seconds/{stage}"]) for record in records)
+        for stage in TRAINING
+    }
+    held = max(record.peak_memory or 0 for record in records)
+    return {**seconds, "iteration": sum(seconds.values()), "peak_memory": held or None}
