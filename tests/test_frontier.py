@@ -21,6 +21,7 @@ from advantageflow.paper.frontier import (
     row,
     share_of_images,
 )
+from advantageflow.paper.lever_table import lever_table
 from advantageflow.paper.levers import CHOSEN, LEVER_SEEDS, LEVERS, lever
 from advantageflow.paper.study import Study
 from advantageflow.studies.compare import analyse
@@ -152,6 +153,24 @@ def test_the_best_on_the_first_seed_come_to_the_final_with_the_baseline(study):
     write(study, panel, arms[-1], [[0.2, 0.9]], changes=changes_of(arms[-1]))
     final = [(run.arm.label, run.seed) for run in study.plan([panel], known)]
     assert final == [(label, seed) for seed in (1, 2) for label in (arms[0], arms[3], arms[4])]
+
+
+def test_every_lever_has_an_interval_and_a_test_of_its_own(study):
+    """A lever of one seed has the spread of those with three; further seeds are what the search did not choose by."""
+    start, winner, loser = arms = tuple(map(lever, ("start", "all weights", "rank 8")))
+    panel = replace(PANEL, arms=arms, baseline=start)
+    assert lever_table(study, panel) == ""
+    write(study, panel, start, [[0.2, 0.60], [0.2, 0.62], [0.2, 0.64]])
+    write(study, panel, winner, [[0.2, 0.80], [0.2, 0.74], [0.2, 0.77]])
+    write(study, panel, loser, [[0.2, 0.5]])
+    header, _, *rows, _, told, _ = (line.split(" | ") for line in lever_table(study, panel).split("\n"))
+    assert [row[0] for row in rows] == ["| all weights", "| start", "| rank 8"]
+    assert [row[3] for row in rows] == ["0.755", "0.630", ""]
+    assert told == ["Seeds of one lever differ by 0.025 (4 degrees of freedom)."]  # √((.0008 + .0018) / 4)
+    assert rows[0][4] == "+0.150 [+0.092, +0.208]"  # t(.975, 4) = 2.776, times .0255 √(2/3)
+    assert rows[2][4] == "-0.120 [-0.202, -0.038]"  # times √(4/3)
+    assert float(rows[2][5].rstrip(" |")) == pytest.approx(0.015, abs=0.001)
+    assert header[-1] == "p of all |"
 
 
 def test_without_results_everything_is_pending(study):

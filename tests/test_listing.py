@@ -145,7 +145,7 @@ def completed(monkeypatch, *words):
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
-        (["train", "sd35m-mul"], ["sd35m-multi", "sd35m-multi-large"]),
+        (["train", "sd35m-multi-"], ["sd35m-multi-best", "sd35m-multi-large", "sd35m-multi-large-best"]),
         (["compare", "paper/w"], ["paper/words"]),
         (["train", "scenes", "learn.opt"], ["learn.optimizer_steps=", "learn.optimizer="]),
         (["train", "scenes", "learn.learning"], ["learn.learning_rate=0.002"]),

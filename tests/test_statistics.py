@@ -13,6 +13,7 @@ from advantageflow.statistics import (
     mean_interval,
     paired_difference,
     paired_p_value,
+    pooled_spread,
     time_ratio,
     time_to_reach,
 )
@@ -119,3 +120,20 @@ def test_a_method_that_is_twice_as_fast_has_the_ratio_one_half():
 def test_curves_are_joined_on_common_times():
     curves = interpolate_curves([([0, 2], [0.0, 1.0]), ([0, 1], [0.0, 1.0])], np.array([0.0, 1.0, 2.0]))
     assert curves.tolist() == [[0.0, 0.5, 1.0], [0.0, 1.0, 1.0]]
+
+
+def test_a_pooled_spread_is_that_of_an_analysis_of_variance():
+    one, other = (0.61, 0.66, 0.64), (0.71, 0.75, 0.69, 0.72)
+    spread = pooled_spread([one, other])
+    assert spread.freedom == 5
+    difference, variance = np.mean(other) - np.mean(one), 1 / 3 + 1 / 4
+    known = stats.ttest_ind(other, one)
+    assert spread.p_value(difference, variance) == pytest.approx(known.pvalue)
+    found, ends = spread.interval(difference, variance), known.confidence_interval()
+    assert (found.low, found.high) == pytest.approx((ends.low, ends.high))
+
+
+def test_single_values_and_equal_ones_have_no_spread():
+    assert pooled_spread([[0.6], [0.7]]) is None
+    assert pooled_spread([[0.6, 0.6], [0.7]]) is None
+    assert pooled_spread([[0.6, 0.7], [0.9]]) == pooled_spread([[0.6, 0.7]])

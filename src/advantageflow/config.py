@@ -81,6 +81,14 @@ class Config(Section):
         return plan
 
     @property
+    def undivided(self) -> int:
+        """How many images, one after the other, are in one optimizer step: of a coupled group, of a tree, or one."""
+        if self.objective.whole_groups or self.learn.share:
+            return self.rollout.images_per_prompt
+        plan = self.walk_plan()
+        return plan.leaves if plan else 1
+
+    @property
     def best_score(self) -> str:
         """The label of the held-out score by which checkpoints are compared."""
         return self.run.best or next(iter(self.evaluation.rewards))

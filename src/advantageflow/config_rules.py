@@ -108,12 +108,12 @@ def check_method(config: Config, method: Method, odes: tuple[str, ...], sdes: tu
             f"{most} times to learn from; set learn.t_draws to at most {most}"
         )
     _check_times(config, method)
-    together = method.whole_groups or learn.share is not None
-    parts = rollout.prompts_per_iteration * (1 if together else rollout.images_per_prompt // leaves)
+    parts = rollout.prompts_per_iteration * rollout.images_per_prompt // config.undivided
     if learn.optimizer_steps > parts:
-        whole = "whole groups" if together else "trees" if leaves > 1 else "images"
+        whole = "whole groups" if config.undivided > leaves else "trees" if leaves > 1 else "images"
         raise ConfigError(
-            f"learn.optimizer_steps is {learn.optimizer_steps}, but an iteration has only {parts} {whole}"
+            f"learn.optimizer_steps is {learn.optimizer_steps}, but an iteration has only {parts} {whole}; set it to "
+            f"at most {parts}"
         )
 
 

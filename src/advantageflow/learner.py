@@ -52,11 +52,9 @@ class Learner:
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=model.dtype == torch.float16)
         self.optimizer_step = 0
         self.spikes = Spikes(config.learn.max_grad_norm_ratio, config.run.spikes_stop)
-        plan = config.walk_plan()
-        # how many images, one after the other, are in one step: of a coupled group, or of a tree
-        group = config.rollout.images_per_prompt
+        plan, group = config.walk_plan(), config.rollout.images_per_prompt
+        self._unit = config.undivided
         leaves = plan.leaves if plan else 1
-        self._unit = group if method.whole_groups or config.learn.share else leaves
         self._cases = method.taught(group) if method.whole_groups else leaves  # that are never parted
 
     def learn(self, scored: Scored) -> dict[str, float | None]:

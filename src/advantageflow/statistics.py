@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TypeVar
@@ -127,6 +127,35 @@ def t_interval(values: Sequence[float] | np.ndarray) -> Interval:
         return Interval(mean, math.nan, math.nan)
     half = float(stats.t.ppf(0.975, count - 1) * array.std(ddof=1) / math.sqrt(count))
     return Interval(mean, mean - half, mean + half)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What values of one group differ by, taken to be the same in all groups, as in an analysis of variance.
+
+    deviation: the standard deviation within groups.
+    freedom: the degrees of freedom that it is estimated with.
+    """
+
+    deviation: float
+    freedom: int
+
+    def interval(self, value: float, variance: float) -> Interval:
+        """Student's, of an estimate whose variance is so many times that of a single value."""
+        half = float(stats.t.ppf(0.975, self.freedom)) * self.deviation * math.sqrt(variance)
+        return Interval(value, value - half, value + half)
+
+    def p_value(self, value: float, variance: float) -> float:
+        """Two-sided, of an estimate being 0."""
+        return float(2 * stats.t.sf(abs(value) / (self.deviation * math.sqrt(variance)), self.freedom))
+
+
+def pooled_spread(groups: Iterable[Sequence[float]]) -> Spread | None:
+    """The spread within groups, of all that have several values; None where it cannot be told, or there is none."""
+    several = [np.asarray(group, dtype=float) for group in groups if len(group) > 1]
+    freedom = sum(len(group) - 1 for group in several)
+    squares = sum(float(((group - group.mean()) ** 2).sum()) for group in several)
+    return Spread(math.sqrt(squares / freedom), freedom) if squares > 0 else None
 
 
 def _is_proportion(values: np.ndarray) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 from advantageflow.paper.claims import claims_table
 from advantageflow.paper.experiments import FIELD_RATES, FIGURES, SEARCHED_RATES, Panel, gamma_arm
 from advantageflow.paper.frontier import add_passes, frontier_table
+from advantageflow.paper.lever_table import lever_table
 from advantageflow.paper.study import Study, table1
 from advantageflow.reports.comparison import draw_ends, draw_figure, draw_rates, draw_stability, named_rows, table
 from advantageflow.run.checkpoint import write_atomic
@@ -39,6 +40,8 @@ def _write(study: Study, name: str) -> bool:
     tables = [f"### {titles[panel]}\n\n{table(result)}" for panel, result in results.items()]
     if name == "frontier":
         tables.insert(0, frontier_table(study))
+    if name == "lever-search":
+        tables.insert(0, lever_table(study, *panels))
     write_atomic(file.with_suffix(".md"), "\n".join([*tables, _told(made)]))
     drawn = {titles[panel]: result for panel, result in results.items()}
     if name in ("lever-search", "methods"):  # too many arms for curves

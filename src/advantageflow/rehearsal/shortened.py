@@ -66,12 +66,13 @@ def shorten(
             f"--images is {count}, but a prompt has {each} images; give at most {each}, or a multiple of {each}"
         )
     drawn = count * (config.learn.t_draws if draws is None else draws)
+    undivided = min(config.undivided, each)
     given = {
         "rollout.prompts_per_iteration": count // each,
         "rollout.images_per_prompt": each,
         "rollout.num_inference_steps": rollout.num_inference_steps if steps is None else steps,
         "learn.t_draws": config.learn.t_draws if draws is None else draws,
-        **({} if images is None else {"learn.optimizer_steps": min(config.learn.optimizer_steps, count)}),
+        "learn.optimizer_steps": min(config.learn.optimizer_steps, count // undivided),
         "run.iterations": 1,
         "run.probe_every": 0,  # which is not part of every iteration
         "model.prompt_cache": "null",  # the embeddings are of no use to anybody
