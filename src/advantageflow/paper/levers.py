@@ -20,6 +20,10 @@ _EIGHT = ("learn.optimizer_steps=8",)
 _LARGE = ("rollout.images_per_prompt=24", "rollout.prompts_per_iteration=8")
 _QUARTER, _ROLLOUT, _AVERAGE = ("objective.gamma=0.25",), ("policy.rollout_decay=0.5",), ("policy.average_decay=0.5",)
 _RANK = ("policy.lora_rank=128", "policy.lora_alpha=256")
+_QUICK_SQUARES, _FREE = ("learn.beta2=0.95",), ("objective.reference_weight=0",)
+_CLIPPED, _CENTRED = ("advantage.clip=3",), ("advantage.recenter=true",)
+_NOISIER = (*_UNIFORM, "learn.t_range=[0.5,1]")
+_SMALLER = ("rollout.images_per_prompt=6", "rollout.prompts_per_iteration=32")
 _LINEAR, _ALL = ("policy.lora_targets=linear",), ("policy.lora_rank=0", "learn.learning_rate=0.0003")
 
 
@@ -43,7 +47,7 @@ LEVERS |= _added(
         "0.004": _FAST,
         "γ 0.25": _QUARTER,
         "groups of 24": _LARGE,
-        "re-centred": ("advantage.recenter=true",),
+        "re-centred": _CENTRED,
         "cosine": ("learn.schedule=cosine", *_FAST),
         "rollout policy at 0.5": _ROLLOUT,
         "average at 0": ("policy.average_decay=0",),
@@ -65,12 +69,27 @@ LEVERS |= _added(
         "0.004": _FAST,
         "γ 0.25": _QUARTER,
         "rollout policy at 0.5": _ROLLOUT,
-        "β₂ 0.95": ("learn.beta2=0.95",),
+        "β₂ 0.95": _QUICK_SQUARES,
         "8 steps": _EIGHT,
         "groups of 24": _LARGE,
         "rank 128": _RANK,
         "own noise": ("learn.share=null",),
         "t below 0.8": (*_UNIFORM, "learn.t_range=[0,0.8]"),
+    },
+)
+LEVERS |= _added(
+    (*_TOGETHER, *_AVERAGE, *_ALL, *_QUARTER),
+    "4 steps, shared, divided, average at 0.5, all weights, γ 0.25, ",
+    {
+        "rollout policy at 0.5": _ROLLOUT,
+        "β₂ 0.95": _QUICK_SQUARES,
+        "8 steps": _EIGHT,
+        "γ 0.15": ("objective.gamma=0.15",),
+        "λ 0": _FREE,
+        "clip at 3": _CLIPPED,
+        "t above 0.5": _NOISIER,
+        "groups of 6": _SMALLER,
+        "re-centred": _CENTRED,
     },
 )
 LEVERS |= _added(
@@ -80,17 +99,17 @@ LEVERS |= _added(
         "shared noise": _SHARED,
         "divided by errors": _DIVIDED,
         "uniform t": _UNIFORM,
-        "t above 0.5": (*_UNIFORM, "learn.t_range=[0.5,1]"),
+        "t above 0.5": _NOISIER,
         "t below 0.6": (*_UNIFORM, "learn.t_range=[0,0.6]"),
         "2 draws": ("learn.t_draws=2",),
         "8 draws": ("learn.t_draws=8",),
         "γ 0.25": _QUARTER,
         "γ 1-A": ("objective.gamma=1-A",),
-        "λ 0": ("objective.reference_weight=0",),
+        "λ 0": _FREE,
         "ranks": ("advantage.normalize=group_rank",),
-        "re-centred": ("advantage.recenter=true",),
-        "clip at 3": ("advantage.clip=3",),
-        "groups of 6": ("rollout.images_per_prompt=6", "rollout.prompts_per_iteration=32"),
+        "re-centred": _CENTRED,
+        "clip at 3": _CLIPPED,
+        "groups of 6": _SMALLER,
         "groups of 24": _LARGE,
         "rollout policy at 0.5": _ROLLOUT,
         "rollout policy at 0.9": ("policy.rollout_decay=0.9",),
@@ -99,7 +118,7 @@ LEVERS |= _added(
         "drafts": ("rollout.drafts=2", "rollout.drafting_steps=4"),
         "6 rollout steps": ("rollout.num_inference_steps=6",),
         "cosine from 0.008": ("learn.schedule=cosine", "learn.learning_rate=0.008"),
-        "β₂ 0.95": ("learn.beta2=0.95",),
+        "β₂ 0.95": _QUICK_SQUARES,
         "no weight decay": ("learn.weight_decay=0",),
         "rank 8": ("policy.lora_rank=8", "policy.lora_alpha=16"),
         "rank 64": ("policy.lora_rank=64", "policy.lora_alpha=128"),
