@@ -13,6 +13,7 @@ from advantageflow.paper.claims import signed
 from advantageflow.paper.experiments import Panel
 from advantageflow.paper.levers import lever
 from advantageflow.paper.study import Study
+from advantageflow.reports.page import p_text
 from advantageflow.statistics import holm, pooled_spread
 from advantageflow.tables import markdown_table
 
@@ -42,7 +43,7 @@ def lever_table(study: Study, panel: Panel) -> str:
             str(spread.interval(float(np.mean(found)), 1 / len(found))),
             f"{np.mean(found[1:]):.3f}" if len(found) > 1 else "",
             signed(spread.interval(*ahead[label])) if label in ahead else "",
-            f"{p_values[label]:.3f}" if label in ahead else "",
+            p_text(p_values[label] or 0.0) if label in ahead else "",
         )
         for label, found in sorted(scores.items(), key=lambda entry: -float(np.mean(entry[1])))
     ]
