@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from test_trainer import brightness, make_config, make_trainer, stop_after, weights
 from typer.testing import CliRunner
 
+from advantageflow import api
 from advantageflow.cli import app
 from advantageflow.config import dump_config
 from advantageflow.errors import ConfigError, NonFiniteError
@@ -140,14 +141,25 @@ def test_a_run_is_exported_for_other_programs(finished, tmp_path, tiny_pipeline_
 def test_full_fine_tuning_exports_the_transformer(tmp_path, tiny_pipeline_folder):
     from diffusers import SD3Transformer2DModel
 
-    config = make_config(policy={"lora_rank": 0}, learn={"learning_rate": 1e-5}, evaluation={"num_images": 2})
+    model = {"path": str(tiny_pipeline_folder), "device": "cpu"}
+    config = make_config(
+        model=model, policy={"lora_rank": 0}, learn={"learning_rate": 1e-5}, evaluation={"num_images": 2}
+    )
     trainer = make_trainer(config, tmp_path / "run", tiny_pipeline_folder)
     trainer.run()
     exported = SD3Transformer2DModel.from_pretrained(tmp_path / "run" / "transformer")
     for one, other in zip(exported.parameters(), trainer.policy.weights["average"], strict=True):
         assert torch.equal(one, other)
-    with pytest.raises(ConfigError, match="has no adapter"):
+    with pytest.raises(ConfigError, match="has no adapter; give --format diffusers or merged"):
         command("export", tmp_path / "run", "--format", "kohya")
+    with pytest.raises(ConfigError, match="push sends adapters"):
+        command("push", tmp_path / "run", "OWNER/NAME", "--dry-run")
+    with pytest.raises(ConfigError, match=r"they are in .*transformer"):
+        _ = api.Run(tmp_path / "run").lora
+    command("export", tmp_path / "run", "--format", "merged", "--output", tmp_path / "merged")
+    merged = load_model(str(tmp_path / "merged"))
+    for name, weight in merged.transformer.state_dict().items():
+        assert torch.equal(weight, exported.state_dict()[name])
 
 
 def test_changes_are_used_kept_and_told(finished, tmp_path, tiny_pipeline_folder):

@@ -54,13 +54,14 @@ def write_kohya(folder: Path, output: Path) -> None:
     save_file(to_kohya(_own(file), str(file.about["family"])), output / KOHYA_FILE, metadata=said)
 
 
-def write_merged(model: FlowModel, folder: Path, output: Path) -> None:
-    """Write the whole pipeline with an export added to its weights.
+def write_merged(model: FlowModel, folder: Path | None, output: Path) -> None:
+    """Write the whole pipeline, with an export added to its weights where there is one.
 
     Raises:
         ConfigError: the base is quantized, or a sum is not finite in its precision.
     """
     if model.settings.quantization:
         raise ConfigError("a quantized base is too coarse to merge into; give --format diffusers or kohya")
-    fuse(_own(read_adapter(str(folder))), model.transformer)
+    if folder is not None:
+        fuse(_own(read_adapter(str(folder))), model.transformer)
     model.pipeline.save_pretrained(output, safe_serialization=True)

@@ -58,7 +58,18 @@ class Run:
 
     @property
     def lora(self) -> Path:
-        """The folder of the trained adapter, for `pipeline.load_lora_weights`."""
+        """The folder of the trained adapter, for `pipeline.load_lora_weights`.
+
+        Raises:
+            ConfigError: the run trains all weights, which are in its folder `transformer`.
+        """
+        from advantageflow.errors import ConfigError
+
+        if self.config.policy.lora_rank == 0:
+            raise ConfigError(
+                f"{self.folder} trains all weights, and has no adapter; they are in {self.folder / 'transformer'}; for "
+                "an adapter set policy.lora_rank=32"
+            )
         return self.folder / "lora"
 
 

@@ -60,15 +60,18 @@ def export(
 
 
 def _converted(directory: RunDirectory, source: Path, form: str, output: Path) -> Path:
-    """A checkpoint's adapter in another form."""
+    """A checkpoint's trained weights in another form."""
     from advantageflow.adapter_formats import write_kohya, write_merged
     from advantageflow.config import ConfigError
     from advantageflow.models import load_model
     from advantageflow.run.checkpoint import atomic_directory
+    from advantageflow.run.directory import EXPORTS
 
-    lora = source / "lora"
-    if not lora.is_dir():
-        raise ConfigError(f"{directory.path} trained all weights, and has no adapter; give --format diffusers")
+    lora, transformer = (source / name for name in EXPORTS)
+    if form == "kohya" and not lora.is_dir():
+        raise ConfigError(
+            f"{directory.path} trained all weights, and has no adapter; give --format diffusers or merged"
+        )
     config = directory.config()
     with atomic_directory(output.resolve()) as folder:
         if form == "kohya":
@@ -76,7 +79,10 @@ def _converted(directory: RunDirectory, source: Path, form: str, output: Path) -
         else:
             # what model.lora brought is in the export
             settings = config.model.model_dump(exclude={"device", "lora", "shard", "compile", "offload"})
-            write_merged(load_model(**settings, device="cpu"), lora, folder)
+            model = load_model(**settings, device="cpu")
+            if transformer.is_dir():
+                model.load_transformer(transformer)
+            write_merged(model, lora if lora.is_dir() else None, folder)
     return output
 
 

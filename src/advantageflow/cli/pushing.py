@@ -27,10 +27,16 @@ def push(
     check_repository(repository, dry_run)
     directory, folder = RunDirectory(run), run / "lora"
     summary = directory.summary()
-    if summary is None or not folder.is_dir():
-        why = "is not finished" if summary is None else "trained all weights, and has no adapter"
-        more = f"advantageflow train --resume {to_type(run)}"
-        raise ConfigError(f"{run} {why}; push needs the adapter of a finished run: {more}")
+    if summary is not None and not folder.is_dir():
+        raise ConfigError(
+            f"{run} trained all weights, and push sends adapters; write the whole pipeline with advantageflow export "
+            f"{to_type(run)} --format merged, and send that with hf upload {repository} FOLDER"
+        )
+    if summary is None:
+        raise ConfigError(
+            f"{run} is not finished; push needs the adapter of a finished run: advantageflow train --resume "
+            f"{to_type(run)}"
+        )
     with locked(run):
         kept = write_card(directory, folder, summary, repository, keep=True)
     files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))

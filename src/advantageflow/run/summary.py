@@ -33,6 +33,9 @@ def print_summary(console: Console, directory: RunDirectory, summary: Mapping[st
         say(console, hacked, "bold yellow")
     if directory.lora.exists():
         say(console, f"adapter for diffusers: {directory.lora}")
+    elif (trained := directory.path / "transformer").exists():
+        say(console, f"trained transformer, in diffusers' format: {trained}")
+        say(console, f"the whole pipeline with it: advantageflow export {to_type(directory.path)} --format merged")
 
 
 def _print_scores(console: Console, columns: dict[str, dict[str, Any]], differences: dict[str, str]) -> None:
