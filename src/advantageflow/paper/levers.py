@@ -128,10 +128,8 @@ LEVERS |= _added(
     },
 )
 
-
-CHOSEN = (
-    "4 steps, shared, divided, average at 0.5, all weights, γ 0.25, t above 0.5"  # a test holds it against the results
-)
+# A test holds it against the stored results.
+CHOSEN = "4 steps, shared, divided, average at 0.5, all weights, γ 0.25, t above 0.5"
 
 
 def lever(name: str) -> str:
