@@ -86,7 +86,7 @@ def test_a_best_recipe_is_the_other_with_what_the_levers_chose(best):
     """On scenes all weights are trained; Stable Diffusion 3.5 keeps an adapter, as the best lever with one does."""
     chosen = CHOSEN if best == "scenes-best" else "4 steps, shared, divided, average at 0.5, linear layers"
     levers = {key: yaml.safe_load(value) for key, value in (change.split("=") for change in settings_of(chosen))}
-    own, base = (flatten(load_config(name).model_dump()) for name in (best, best.removesuffix("-best")))
+    own, base = (flatten(load_config(name).model_dump(mode="json")) for name in (best, best.removesuffix("-best")))
     changed = {key: value for key, value in own.items() if value != base[key]}
     for own_to_it in ("name", "learn.learning_rate", "learn.schedule"):
         changed.pop(own_to_it, None)
