@@ -27,12 +27,12 @@ def push(
     check_repository(repository, dry_run)
     directory, folder = RunDirectory(run), run / "lora"
     summary = directory.summary()
-    if summary is not None and not folder.is_dir():
+    if directory.config().policy.lora_rank == 0:
         raise ConfigError(
-            f"{run} trained all weights, and push sends adapters; write the whole pipeline with advantageflow export "
+            f"{run} trains all weights, and push sends adapters; write the whole pipeline with advantageflow export "
             f"{to_type(run)} --format merged, and send that with hf upload {repository} FOLDER"
         )
-    if summary is None:
+    if summary is None or not folder.is_dir():
         raise ConfigError(
             f"{run} is not finished; push needs the adapter of a finished run: advantageflow train --resume "
             f"{to_type(run)}"
