@@ -290,7 +290,7 @@ def test_a_comparison_that_was_killed_gives_the_same_answer(tmp_path, tiny_pipel
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    while not [*(tmp_path / "parts").rglob("metrics.jsonl")] and process.poll() is None:
+    while not [*(tmp_path / "parts").glob("runs/*/metrics.jsonl")] and process.poll() is None:
         time.sleep(0.02)
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
     assert len(children) == 1
