@@ -94,7 +94,7 @@ def test_a_run_leaves_its_folder_and_prints_where_to_look(finished):
         (["reproduce", "fig2", "--only-report", "--results", "no/such"], "no/such holds no records of runs"),
         (["train", "scenes", "objective.gama=1"], "did you mean 'gamma'"),
         (["train", "scenes", "run.iterations=many"], "run.iterations is 'many'"),
-        (["train", "scenes", "objective.gamma=1+A"], "a number, or 1-A"),
+        (["train", "scenes", "objective.gamma=1+A"], "a number, or 1-A, auto"),
         (["train", "scenes", "rollout.images_per_prompt=1"], "at least 2 images"),
         (["train", "scenes-flow-grpo", "rollout.solver=euler"], "learns from an SDE"),
         (["train", "prompts.train=nowhere.txt"], "'nowhere.txt' does not exist"),

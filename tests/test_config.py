@@ -20,7 +20,7 @@ from advantageflow.paper.levers import CHOSEN, settings_of
         ("scenes", ["learn.learning_rat=1"], r"did you mean 'learning_rate'"),
         ("scenes", ["run.iterations=many"], r"run.iterations is 'many'; it should be a valid integer"),
         ("scenes", ["run.iterations=0"], r"run.iterations is 0; it should be greater than or equal to 1"),
-        ("scenes", ["objective.gamma=1+A"], r"objective.gamma is '1\+A'; allowed: a number, or 1-A"),
+        ("scenes", ["objective.gamma=1+A"], r"objective.gamma is '1\+A'; allowed: a number, or 1-A, auto"),
         ("scenes", ["rollout.images_per_prompt=1"], r"at least 2 images to compare"),
         (
             "scenes",

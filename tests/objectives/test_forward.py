@@ -61,12 +61,12 @@ def mean_square(x):
     return x.square().flatten(1).mean(1)
 
 
-@pytest.mark.parametrize("gamma", [1.1, 0.2, "1-A"])
+@pytest.mark.parametrize("gamma", [1.1, 0.2, "1-A", "auto"])
 @pytest.mark.parametrize("beta", [1.0, 0.1])
 def test_the_loss_is_equation_5(case, gamma, beta):
     objective = AdvantageFlow(gamma=gamma, beta=beta, reference_weight=0.3)
     f, f_old, f_ref = (case.x0_of(v) for v in (case.velocity, case.rollout, case.reference))
-    weight = beta * (beta - case.advantage) if gamma == "1-A" else gamma
+    weight = {"1-A": beta * (beta - case.advantage), "auto": 0.25 + beta * (-case.advantage).relu()}.get(gamma, gamma)
     expected = (
         beta * case.advantage * mean_square(f - case.x0)
         + weight * mean_square(f - f_old)
@@ -75,7 +75,7 @@ def test_the_loss_is_equation_5(case, gamma, beta):
     torch.testing.assert_close(case.loss(objective), expected)
 
 
-@pytest.mark.parametrize("gamma", [1.1, "1-A"])
+@pytest.mark.parametrize("gamma", [1.1, "1-A", "auto"])
 def test_completed_square_differs_by_a_constant(case, gamma):
     """Oracle 1: loss = (A + γ + λ) ‖f - f*‖² + const."""
     objective = AdvantageFlow(gamma=gamma, reference_weight=0.2)
@@ -92,7 +92,7 @@ def test_completed_square_differs_by_a_constant(case, gamma):
     torch.testing.assert_close(differences[0], differences[2])
 
 
-@pytest.mark.parametrize("gamma", [0.0, 1.1, 5.0, "1-A"])
+@pytest.mark.parametrize("gamma", [0.0, 1.1, 5.0, "1-A", "auto"])
 def test_at_the_rollout_policy_the_gradient_is_the_same_for_every_gamma(case, gamma):
     """Oracle 2: 2 A t² (v_old - v), and DiffusionNFT without adaptive weights agrees with A = z."""
     gradient = case.gradient(AdvantageFlow(gamma=gamma, reference_weight=0.0), case.rollout)
@@ -101,6 +101,16 @@ def test_at_the_rollout_policy_the_gradient_is_the_same_for_every_gamma(case, ga
     torch.testing.assert_close(gradient, expected)
     nft = DiffusionNFT(beta=1.0, reference_weight=0.0, adaptive_scale=False)
     torch.testing.assert_close(case.gradient(nft, case.rollout), expected)
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.1])
+def test_gamma_auto_is_the_least_that_keeps_every_sample_convex_by_a_quarter(beta):
+    advantage = torch.linspace(-1, 1, 9, dtype=torch.float64)
+    objective = AdvantageFlow(gamma="auto", beta=beta, reference_weight=0.0)
+    curvature = objective.curvature(advantage)
+    torch.testing.assert_close(curvature[advantage <= 0], torch.full((5,), 0.25, dtype=torch.float64))
+    torch.testing.assert_close(objective.rollout_weight(advantage[4:]), torch.full((5,), 0.25, dtype=torch.float64))
+    assert (AdvantageFlow(gamma=0.25, beta=beta).curvature(-torch.ones(1)) < 0) == (beta > 0.25)
 
 
 @pytest.mark.parametrize("beta", [1.0, 0.1, 0.37])
@@ -234,7 +244,7 @@ def test_only_the_learner_gets_a_gradient(objective):
 
 
 def test_a_wrong_gamma_is_named():
-    with pytest.raises(ValueError, match=r"gamma is '1\+A'; use a number or \"1-A\""):
+    with pytest.raises(ValueError, match=r"gamma is '1\+A'; use a number, \"1-A\" or \"auto\""):
         AdvantageFlow(gamma="1+A")  # type: ignore[arg-type]
 
 

@@ -10,6 +10,8 @@ from advantageflow.objectives.base import Forward, Noised, NonNegative, Positive
 if TYPE_CHECKING:
     from torch import Tensor
 
+LEAST_CURVATURE = 0.25  # of "auto", without λ
+
 
 @dataclass(frozen=True)
 class AdvantageFlow(Forward):
@@ -20,11 +22,16 @@ class AdvantageFlow(Forward):
     The squares are means over the image. The loss of a sample is strictly convex in f_θ iff βA + γ + λ > 0 (eq. 7).
 
     Args:
-        gamma: γ, the weight of the rollout term: a number (the paper's 1.1), or "1-A" for β(β - A), which is 1 - A at
-            β = 1 and gives every sample the same curvature β².
+        gamma: γ, the weight of the rollout term: a number (the paper's 1.1); "1-A" for β(β - A), which is 1 - A at
+            β = 1 and gives every sample the same curvature β²; or "auto" for 1/4 + max(0, -βA).
         beta: β, the strength of arXiv 2509.16117; 1 in the paper but for OCR (0.1).
         reference_weight: λ.
         adaptive_scale: divide a sample's loss by the mean of |f_θ - x0|, at least 1e-5 and held constant.
+
+    "auto" is ours: the least γ with which no sample's curvature is below 1/4. A small constant γ learns fast, but samples
+    of βA < -γ are not convex: their loss falls the further f leaves x0. While rewards vary, others outweigh these. Once
+    most images are right, advantages are a few large negative ones, and their gradients grow without end. At f_old the
+    gradient is the same for every γ, so that nothing is lost to begin with.
 
     Departs from the paper in:
         - means instead of sums over the image;
@@ -45,14 +52,14 @@ class AdvantageFlow(Forward):
         "policy.rollout_decay": 1,
     }
 
-    gamma: Real | Literal["1-A"] = 1.1
+    gamma: Real | Literal["1-A", "auto"] = 1.1
     beta: Positive = 1.0
     reference_weight: NonNegative = 1e-3
     adaptive_scale: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.gamma, str) and self.gamma != "1-A":
-            raise ValueError(f'gamma is {self.gamma!r}; use a number or "1-A"')
+        if isinstance(self.gamma, str) and self.gamma not in ("1-A", "auto"):
+            raise ValueError(f'gamma is {self.gamma!r}; use a number, "1-A" or "auto"')
 
     @property
     def sees(self) -> frozenset[str]:
@@ -60,6 +67,8 @@ class AdvantageFlow(Forward):
 
     def rollout_weight(self, advantage: Tensor) -> Tensor | float:
         """γ of each sample."""
+        if self.gamma == "auto":
+            return LEAST_CURVATURE - (self.beta * advantage).clamp(max=0)
         return self.beta * (self.beta - advantage) if isinstance(self.gamma, str) else self.gamma
 
     def curvature(self, advantage: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ class MeanFlowAdvantage(_AdvantageFlow):
     quarter end at the image, and the others lie between two draws of the recipe's times.
 
     Args:
-        gamma: γ, the weight of the rollout term: a number (the paper's 1.1), or "1-A" for β(β - A).
+        gamma: γ, the weight of the rollout term: a number (the paper's 1.1), "1-A" or "auto", as in AdvantageFlow.
         beta: β; the paper has none, which is 1.
         reference_weight: λ.
         adaptive_scale: with False, w = 1.

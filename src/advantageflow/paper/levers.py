@@ -23,6 +23,7 @@ _RANK = ("policy.lora_rank=128", "policy.lora_alpha=256")
 _QUICK_SQUARES, _FREE = ("learn.beta2=0.95",), ("objective.reference_weight=0",)
 _CLIPPED, _CENTRED = ("advantage.clip=3",), ("advantage.recenter=true",)
 _NOISIER = (*_UNIFORM, "learn.t_range=[0.5,1]")
+_CONVEX, _DAMPED = ("objective.gamma=auto",), ("learn.max_grad_norm=0.3", *_QUICK_SQUARES)
 _SMALLER = ("rollout.images_per_prompt=6", "rollout.prompts_per_iteration=32")
 _LINEAR, _ALL = ("policy.lora_targets=linear",), ("policy.lora_rank=0", "learn.learning_rate=0.0003")
 
@@ -90,6 +91,17 @@ LEVERS |= _added(
         "t above 0.5": _NOISIER,
         "groups of 6": _SMALLER,
         "re-centred": _CENTRED,
+    },
+)
+LEVERS |= _added(
+    (*_TOGETHER, *_AVERAGE, *_ALL, *_NOISIER),
+    "4 steps, shared, divided, average at 0.5, all weights, t above 0.5, ",
+    {
+        "γ 0.25, λ 0": (*_QUARTER, *_FREE),
+        "γ 0.25, β₂ 0.95, gradients at 0.3": (*_QUARTER, *_DAMPED),
+        "γ auto": _CONVEX,
+        "γ auto, 0.0006": (*_CONVEX, "learn.learning_rate=0.0006"),
+        "γ auto, 0.0006, β₂ 0.95": (*_CONVEX, "learn.learning_rate=0.0006", *_QUICK_SQUARES),
     },
 )
 LEVERS |= _added(
