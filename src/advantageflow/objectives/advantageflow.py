@@ -29,9 +29,9 @@ class AdvantageFlow(Forward):
         adaptive_scale: divide a sample's loss by the mean of |f_θ - x0|, at least 1e-5 and held constant.
 
     "auto" is ours: the least γ with which no sample's curvature is below 1/4. A small constant γ learns fast, but a
-    sample of βA < -γ is not convex: its loss falls the further f leaves x0. While rewards vary, others outweigh it. Once
-    most images are right, advantages are a few large negative ones, and gradients grow without end. At f_old the gradient
-    is the same for every γ.
+    sample of βA < -γ is not convex: its loss falls the further f leaves x0. While rewards vary, others outweigh it.
+    Once most images are right, advantages are a few large negative ones, and gradients grow without end. At f_old the
+    gradient is the same for every γ.
 
     Departs from the paper in:
         - means instead of sums over the image;
