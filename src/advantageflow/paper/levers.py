@@ -99,6 +99,7 @@ LEVERS |= _added(
     {
         "γ 0.25, λ 0": (*_QUARTER, *_FREE),
         "γ 0.25, β₂ 0.95, gradients at 0.3": (*_QUARTER, *_DAMPED),
+        "γ 0.25, λ 0, β₂ 0.95, gradients at 0.3": (*_QUARTER, *_FREE, *_DAMPED),
         "γ auto": _CONVEX,
         "γ auto, 0.0006": (*_CONVEX, "learn.learning_rate=0.0006"),
         "γ auto, 0.0006, β₂ 0.95": (*_CONVEX, "learn.learning_rate=0.0006", *_QUICK_SQUARES),
