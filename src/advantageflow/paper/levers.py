@@ -8,6 +8,8 @@ other method.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 LEVER_SEEDS = (1000, 1001, 1002)
 FINALISTS = 6
 START = ("objective=advantageflow", "objective.gamma=0.5")
@@ -151,8 +153,13 @@ def lever(name: str) -> str:
 
 
 def settings_of(name: str) -> tuple[str, ...]:
-    """What a lever changes of the recipe, all images given to it; what is said later wins."""
-    found = dict(change.split("=", 1) for change in (*START, *LEVERS[name]))
+    """What a lever changes of the recipe, all images given to it."""
+    return latest((*START, *LEVERS[name]))
+
+
+def latest(changes: Iterable[str]) -> tuple[str, ...]:
+    """Changes of which the last of a key wins."""
+    found = dict(change.split("=", 1) for change in changes)
     return tuple(f"{key}={value}" for key, value in found.items())
 
 
