@@ -23,7 +23,7 @@ from advantageflow.paper.frontier import (
     share_of_images,
 )
 from advantageflow.paper.lever_table import lever_table
-from advantageflow.paper.levers import CHOSEN, LEVER_SEEDS, LEVERS, lever
+from advantageflow.paper.levers import CHOSEN, LATER, LEVER_SEEDS, LEVERS, lever
 from advantageflow.paper.study import Study
 from advantageflow.statistics import pooled_spread
 from advantageflow.studies.compare import analyse
@@ -180,7 +180,7 @@ def test_without_results_everything_is_pending(study):
 
 
 def test_the_combination_is_what_the_levers_chose():
-    """Of all that ran on each seed none is ahead of it by more than its runs' spread; it is ahead of the start."""
+    """The best mean after 1920 images of all that ran on each seed; of later ones none is ahead by more than chance."""
     study = Study(Path("runs"), Path(__file__).parent.parent / "results")
     (panel,) = FIGURES["lever-search"]
     scores: dict[str, list[float]] = {}
@@ -188,10 +188,11 @@ def test_the_combination_is_what_the_levers_chose():
         scores.setdefault(record.label, []).append(record.after["graded"])
     complete = {label: np.mean(found) for label, found in scores.items() if len(found) == len(LEVER_SEEDS)}
     if complete:
-        spread, chosen = pooled_spread(scores.values()), complete[lever(CHOSEN)]
+        known = {label: mean for label, mean in complete.items() if label not in map(lever, LATER)}
+        assert max(known, key=known.__getitem__) == lever(CHOSEN)
+        spread, behind = pooled_spread(scores.values()), max(complete.values()) - complete[lever(CHOSEN)]
         assert spread is not None
-        behind, ahead = max(complete.values()) - chosen, chosen - complete[lever("start")]
-        assert spread.interval(behind, 2 / len(LEVER_SEEDS)).low < 0 < spread.interval(ahead, 2 / len(LEVER_SEEDS)).low
+        assert spread.interval(behind, 2 / len(LEVER_SEEDS)).low < 0
     assert CHOSEN in LEVERS
     combined, other = ({*ARMS[label]} for label in (BEST, SAME_CHANGES))
     assert {change for change in combined ^ other if not change.startswith("objective")} == {
