@@ -1,6 +1,6 @@
 # `make train` and `make test` need nothing but Python 3.10 or newer: they set up a virtual environment first.
 PYTHON ?= python3
-RECIPE ?= scenes
+RECIPE ?= scenes-best
 BIN := .venv/bin
 READY := .venv/.ready
 LARGEST_WHEEL := 25000000 # bytes
