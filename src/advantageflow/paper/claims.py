@@ -71,7 +71,9 @@ def faster(panel: Panel, arm: str, share: float, study: Study) -> Finding | None
         verdict = NOT_SHOWN
     else:
         verdict = NOT_REPRODUCED
-    shares = f"{interval(ratios['images'], 2)} of the images, {interval(ratios['seconds'], 2)} of the time"
+    shares = f"{interval(ratios['images'], 2)} of the images"
+    if ratios["seconds"]:
+        shares += f", {interval(ratios['seconds'], 2)} of the time"
     return Finding(f"{panel.title}: {arm} needs {shares}", verdict)
 
 

@@ -88,7 +88,7 @@ def comparison_sentences(result: Mapping[str, Any]) -> list[str]:
         tested = "untested, for want of seeds or spread" if p_value is None else f"p\u00a0=\u00a0{p_text(p_value)}"
         sentences.append(f"The baseline {baseline} ended at {interval(arms[baseline]['after'])} ({tested}).")
         ratio = arms[best]["time_ratio"]["seconds"]
-        if ratio["value"] is not None and has_ratios(result):
+        if ratio and ratio["value"] is not None and has_ratios(result):
             sentences.append(f"{best} reached {baseline}'s best in {interval(ratio, 2)} of the time {baseline} took.")
     else:
         sentences.append("It is the baseline: no other method ended above it.")

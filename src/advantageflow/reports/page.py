@@ -60,8 +60,10 @@ def tidy(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
 
 
-def interval(found: Mapping[str, float | None], digits: int = 3) -> str:
-    """Such as "0.694 [0.650, 0.721]"; "never" is a time that does not come."""
+def interval(found: Mapping[str, float | None] | None, digits: int = 3) -> str:
+    """Such as "0.694 [0.650, 0.721]"; "never" is a time that does not come, and "—" one that is not known."""
+    if found is None:
+        return "—"
     value, low, high = (
         "never" if found[part] is None else f"{found[part]:.{digits}f}" for part in ("value", "low", "high")
     )

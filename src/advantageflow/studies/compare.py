@@ -32,7 +32,6 @@ from advantageflow.run.directory import RunDirectory
 from advantageflow.run.pace import counted
 from advantageflow.run.progress import change, number
 from advantageflow.statistics import (
-    Interval,
     bootstrap_mean,
     holm,
     paired_p_value,
@@ -315,7 +314,7 @@ def analyse(records: Sequence[Record], baseline: str, score: str | None = None) 
                 for task in found[0].after["tasks"]
             },
             "curves": {axis: [record.curve(score, axis) for record in found] for axis in AXES},
-            "time_ratio": {axis: _ratio(paired[arm], score, axis).plain() for axis in AXES},
+            "time_ratio": {axis: _ratio(paired[arm], score, axis) for axis in AXES},
             "collapsed": [collapsed(record, score, _spread(found, score)) for record in everything],
             "diverged": sum(record.diverged for record in everything),
             "stability": _stability(found),
@@ -330,11 +329,14 @@ def analyse(records: Sequence[Record], baseline: str, score: str | None = None) 
     return result
 
 
-def _ratio(pairs: Sequence[tuple[Record, Record]], score: str, axis: str) -> Interval:
+def _ratio(pairs: Sequence[tuple[Record, Record]], score: str, axis: str) -> dict[str, float | None] | None:
+    """See `time_ratio`; None of seconds where no pair was made on machines of one kind."""
     if axis == "seconds":
-        pairs = [pair for pair in pairs if pair[0].accelerators == pair[1].accelerators] or pairs
+        pairs = [pair for pair in pairs if pair[0].accelerators == pair[1].accelerators]
+    if not pairs:
+        return None
     ours, theirs = ([pair[side].curve(score, axis) for pair in pairs] for side in (0, 1))
-    return time_ratio(ours, theirs)
+    return time_ratio(ours, theirs).plain()
 
 
 def _stability(records: Sequence[Record]) -> dict[str, Any]:
