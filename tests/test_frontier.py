@@ -22,9 +22,10 @@ from advantageflow.paper.frontier import (
     row,
     share_of_images,
 )
-from advantageflow.paper.lever_table import lever_table
+from advantageflow.paper.lever_table import lever_table, longer_table
 from advantageflow.paper.levers import CHOSEN, LATER, LEVER_SEEDS, LEVERS, lever
 from advantageflow.paper.study import Study
+from advantageflow.run.stored import read_list
 from advantageflow.statistics import pooled_spread
 from advantageflow.studies.compare import analyse
 
@@ -173,6 +174,23 @@ def test_every_lever_has_an_interval_and_a_test_of_its_own(study):
     assert rows[2][4] == "-0.120 [-0.202, -0.038]"  # times √(4/3)
     assert float(rows[2][5].rstrip(" |")) == pytest.approx(0.015, abs=0.001)
     assert header[-1] == "p of all |"
+
+
+def test_longer_runs_are_compared_with_scenes_best_and_told_of_as_stored():
+    root = Path(__file__).parent.parent
+    text = longer_table(root / "results" / "longer.json")
+    rows = {row[0].removeprefix("| "): row for row in (line.split(" | ") for line in text.splitlines()) if len(row) > 5}
+    runs = read_list(root / "results" / "longer.json", {"arm": str, "seed": int})
+    assert len(rows) == 1 + len({run["arm"] for run in runs})  # the header; the line below it has no such cells
+    gamma = [run["evaluations"][-1][1]["strict"] for run in runs if run["arm"] == "γ = .25"]
+    assert rows["γ = .25"][2].startswith(f"{np.mean(gamma):.3f} [")
+    assert rows["scenes-best"][5] == ""
+    assert text in (root / "docs" / "experiments.md").read_text(encoding="utf-8")
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    shown = [run["evaluations"][-1][1] for run in runs if run["machine"] == "2 cores, two threads"]
+    for name in ("exact", "strict", "graded"):
+        (line,) = [line for line in readme.splitlines() if line.startswith(f"| {name}: ")]
+        assert [float(cell.split()[0]) for cell in line.split("|")[3:6]] == [scores[name] for scores in shown]
 
 
 def test_without_results_everything_is_pending(study):

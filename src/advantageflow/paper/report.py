@@ -11,7 +11,7 @@ import numpy as np
 from advantageflow.paper.claims import claims_table
 from advantageflow.paper.experiments import FIELD_RATES, FIGURES, SEARCHED_RATES, Panel, gamma_arm
 from advantageflow.paper.frontier import add_passes, frontier_table
-from advantageflow.paper.lever_table import lever_table
+from advantageflow.paper.lever_table import lever_table, longer_table
 from advantageflow.paper.study import Study, table1
 from advantageflow.reports.comparison import draw_ends, draw_figure, draw_rates, draw_stability, named_rows, table
 from advantageflow.run.checkpoint import write_atomic
@@ -41,7 +41,9 @@ def _write(study: Study, name: str) -> bool:
     if name == "frontier":
         tables.insert(0, frontier_table(study))
     if name == "lever-search":
-        tables.insert(0, lever_table(study, *panels))
+        longer = study.results / "longer.json"
+        told = [f"### changes, runs of 15360 images\n\n{longer_table(longer)}"] if longer.exists() else []
+        tables = [lever_table(study, *panels), *told, *tables]
     write_atomic(file.with_suffix(".md"), "\n".join([*tables, _told(made)]))
     drawn = {titles[panel]: result for panel, result in results.items()}
     if name in ("lever-search", "methods"):  # too many arms for curves
