@@ -159,8 +159,9 @@ def test_costs_of_different_machines_are_not_mixed(tmp_path):
     assert found["arms"]["method"]["cost"]["iteration"] is None
     assert found["arms"]["method"]["time_ratio"]["seconds"] is None
     assert found["arms"]["method"]["time_ratio"]["images"]["value"] == pytest.approx(1.0)
-    (reached, *_) = [line for line in table(found).splitlines() if line.startswith("| method")]
+    reached, spent, *_ = [line for line in table(found).splitlines() if line.startswith("| method")]
     assert reached.endswith("| 1.00 | — |")
+    assert "—" in spent
     assert not any("of the time" in sentence for sentence in comparison_sentences(found))
 
 

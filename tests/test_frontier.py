@@ -208,9 +208,10 @@ def test_the_combination_is_what_the_levers_chose():
     if complete:
         known = {label: mean for label, mean in complete.items() if label not in map(lever, LATER)}
         assert max(known, key=known.__getitem__) == lever(CHOSEN)
-        spread, behind = pooled_spread(scores.values()), max(complete.values()) - complete[lever(CHOSEN)]
+        spread, chosen = pooled_spread(scores.values()), complete[lever(CHOSEN)]
         assert spread is not None
-        assert spread.interval(behind, 2 / len(LEVER_SEEDS)).low < 0
+        behind, ahead = max(complete.values()) - chosen, chosen - complete[lever("start")]
+        assert spread.interval(behind, 2 / len(LEVER_SEEDS)).low < 0 < spread.interval(ahead, 2 / len(LEVER_SEEDS)).low
     assert CHOSEN in LEVERS
     combined, other = ({*ARMS[label]} for label in (BEST, SAME_CHANGES))
     assert {change for change in combined ^ other if not change.startswith("objective")} == {

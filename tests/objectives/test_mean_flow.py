@@ -50,7 +50,7 @@ class Gaussian(FlowModel):
         return Conditioning(torch.zeros(len(prompts), 1, 1))
 
     def encode_prompt(self, prompt):
-        raise NotImplementedError
+        raise NotImplementedError  # `encode` above needs it not
 
     def sigmas(self, num_steps):
         return shift_t(torch.linspace(1, 0, num_steps + 1, dtype=torch.float64), 3.0)
